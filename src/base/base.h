@@ -1,0 +1,52 @@
+/*
+ * base.h
+ *		What every floor may use: versions, SQLSTATEs, settings, debug points.
+ */
+#ifndef DBSCALE_BASE_H
+#define DBSCALE_BASE_H
+
+#include "base/compat.h"
+
+/* The schemas: our own objects, and the shard tables here and on the nodes. */
+#define DBSCALE_SCHEMA "dbscale"
+#define DBSCALE_SHARDS_SCHEMA "dbscale_shards"
+#define DBSCALE_FDW_NAME "dbscale_fdw"
+
+/*
+ * Debug points: named places where the fault tests stop, fail or kill.  They
+ * exist only in builds made with DEBUG_POINTS=1 and are driven by the setting
+ * dbscale.debug_point, "NAME=kill" (SIGKILL to this backend), "NAME=error" or
+ * "NAME=wait" (until the file dbscale_debug_NAME in the data directory, which
+ * the point creates, has been removed).
+ */
+#ifdef DBSCALE_DEBUG_POINTS
+extern void dbscale_debug_point(const char *name);
+#define DEBUG_POINT(name) dbscale_debug_point(name)
+#else
+#define DEBUG_POINT(name) ((void) 0)
+#endif
+
+/* Settings, in the order of their names; see settings.c for what each does. */
+extern int	dbscale_commit_timeout;		/* ms */
+extern int	dbscale_connect_timeout;	/* s */
+extern int	dbscale_copy_buffer_size;	/* kB */
+extern int	dbscale_deadlock_interval;	/* ms */
+extern int	dbscale_idle_connection_timeout;	/* s */
+extern int	dbscale_premake_ranges;
+extern int	dbscale_recovery_interval;	/* ms */
+extern bool dbscale_use_prepared_statements;
+
+extern void dbscale_settings_init(void);
+
+/* Raises the error with the line to add unless dbscale was preloaded. */
+extern bool dbscale_was_preloaded;
+extern void dbscale_require_preload(void);
+
+/* OID of the extension's owner (who creates what needs a superuser). */
+extern Oid	dbscale_extension_owner(void);
+/* True when CREATE EXTENSION has been run in this database. */
+extern bool dbscale_extension_exists(void);
+/* OID of a relation in schema dbscale, or an internal error. */
+extern Oid	dbscale_relation_oid(const char *name);
+
+#endif							/* DBSCALE_BASE_H */

@@ -1,0 +1,83 @@
+/*
+ * settings.c
+ *		The settings dbscale.*, in the order of their names.
+ */
+#include "base/base.h"
+#include "utils/guc.h"
+
+int			dbscale_commit_timeout = 10000;
+int			dbscale_connect_timeout = 10;
+int			dbscale_copy_buffer_size = 256;
+int			dbscale_deadlock_interval = 1000;
+int			dbscale_idle_connection_timeout = 600;
+int			dbscale_premake_ranges = 2;
+int			dbscale_recovery_interval = 5000;
+bool		dbscale_use_prepared_statements = true;
+
+#ifdef DBSCALE_DEBUG_POINTS
+char	   *dbscale_debug_point_setting = NULL;
+#endif
+
+/* One row a setting; the check in scripts/ holds them to alphabetical order. */
+typedef struct IntSetting
+{
+	const char *name;
+	const char *description;
+	int		   *variable;
+	int			boot;
+	int			min;
+	int			max;
+	GucContext	context;
+	int			flags;
+} IntSetting;
+
+static const IntSetting int_settings[] = {
+	{"dbscale.commit_timeout",
+		"Time to wait for a node to confirm the second phase of a commit; the maintenance worker completes what did not come.",
+		&dbscale_commit_timeout, 10000, 100, 3600000, PGC_USERSET, GUC_UNIT_MS},
+	{"dbscale.connect_timeout",
+		"Time to wait for a connection to a node.",
+		&dbscale_connect_timeout, 10, 1, 3600, PGC_USERSET, GUC_UNIT_S},
+	{"dbscale.copy_buffer_size",
+		"Rows buffered for one shard before they are sent, by COPY and INSERT.",
+		&dbscale_copy_buffer_size, 256, 8, 65536, PGC_USERSET, GUC_UNIT_KB},
+	{"dbscale.deadlock_interval",
+		"How often the maintenance worker looks for deadlocks between nodes (0: never).",
+		&dbscale_deadlock_interval, 1000, 0, 3600000, PGC_SIGHUP, GUC_UNIT_MS},
+	{"dbscale.idle_connection_timeout",
+		"Age at which an unused connection to a node is closed rather than used again.",
+		&dbscale_idle_connection_timeout, 600, 1, 86400, PGC_USERSET, GUC_UNIT_S},
+	{"dbscale.premake_ranges",
+		"How many empty ranges the maintenance worker keeps ahead of a table distributed by range.",
+		&dbscale_premake_ranges, 2, 0, 1000, PGC_SIGHUP, 0},
+	{"dbscale.recovery_interval",
+		"How often the maintenance worker looks for transactions in doubt.",
+		&dbscale_recovery_interval, 5000, 100, 3600000, PGC_SIGHUP, GUC_UNIT_MS},
+};
+
+void
+dbscale_settings_init(void)
+{
+	for (int i = 0; i < lengthof(int_settings); i++)
+	{
+		const IntSetting *s = &int_settings[i];
+
+		DefineCustomIntVariable(s->name, s->description, NULL, s->variable,
+								s->boot, s->min, s->max, s->context, s->flags,
+								NULL, NULL, NULL);
+	}
+
+	DefineCustomBoolVariable("dbscale.use_prepared_statements",
+							 "Use prepared statements on nodes for statements that repeat.",
+							 NULL, &dbscale_use_prepared_statements, true,
+							 PGC_USERSET, 0, NULL, NULL, NULL);
+
+#ifdef DBSCALE_DEBUG_POINTS
+	DefineCustomStringVariable("dbscale.debug_point",
+							   "Where to stop, fail or kill, for tests: NAME=kill, NAME=error or NAME=wait.",
+							   NULL, &dbscale_debug_point_setting, "",
+							   PGC_SUSET, 0, NULL, NULL, NULL);
+#endif
+
+	MarkGUCPrefixReserved("dbscale");
+}

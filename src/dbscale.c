@@ -1,0 +1,38 @@
+/*
+ * dbscale.c
+ *		Module load: settings, hooks, worker registration; nothing else.
+ */
+#include "base/base.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+
+#include "catalog/catalog.h"
+#include "ddl/ddl.h"
+#include "executor/executor.h"
+#include "remote/remote.h"
+#include "transaction/transaction.h"
+#include "worker/worker.h"
+
+PG_MODULE_MAGIC;
+
+PGDLLEXPORT void _PG_init(void);
+
+/*
+ * A library that was not preloaded defines its settings, so that the refusal of
+ * CREATE EXTENSION can be reached, and hooks nothing.
+ */
+void
+_PG_init(void)
+{
+	dbscale_was_preloaded = process_shared_preload_libraries_in_progress;
+	dbscale_settings_init();
+	if (!dbscale_was_preloaded)
+		return;
+
+	dbscale_catalog_init();
+	dbscale_remote_init();
+	dbscale_transaction_init();
+	dbscale_executor_init();
+	dbscale_utility_init();
+	dbscale_worker_init();
+}

@@ -1,0 +1,124 @@
+/*
+ * remote.h
+ *		Connections to nodes, and statements on them.
+ *
+ * One connection a (backend, node, user).  Statements are queued on it in order
+ * (libpq's pipeline mode) and their results are read in order; a statement whose
+ * results are wanted while an earlier one's are still unread makes the earlier
+ * ones drain into tuplestores of their own.  No call blocks in libpq: every wait
+ * is on the socket and the process latch together, and is cancellable.
+ *
+ * This folder knows no shard and no transaction: those who read and write tables
+ * call transaction/, which opens the remote transaction and hands out connections.
+ * It is the only folder that includes libpq-fe.h.
+ */
+#ifndef DBSCALE_REMOTE_H
+#define DBSCALE_REMOTE_H
+
+#include "base/base.h"
+#include "lib/ilist.h"
+
+typedef struct RemoteConnection RemoteConnection;
+typedef struct RemoteStatement RemoteStatement;
+
+/* Parameters of a statement, in text or binary form; values may be NULL for SQL NULL. */
+typedef struct RemoteParams
+{
+	int			count;
+	const Oid  *types;			/* NULL: the node infers them all */
+	const char *const *values;
+	const int  *lengths;		/* needed for binary values only */
+	const int  *formats;		/* 0 text, 1 binary; NULL: all text */
+} RemoteParams;
+
+#define REMOTE_NO_PARAMS NULL
+
+/* One result row; valid until the next call that reads from the same statement. */
+typedef struct RemoteRow
+{
+	int			nfields;
+	const char **values;		/* NULL for SQL NULL; text values end in '\0' */
+	int		   *lengths;
+} RemoteRow;
+
+#define REMOTE_PREPARE		0x01	/* worth a prepared statement on the node: it will be repeated */
+#define REMOTE_BINARY		0x02	/* results in binary format */
+#define REMOTE_KEEP_ROWS	0x04	/* keep rows read, for remote_rewind */
+
+/*
+ * The cached connection for this node and user, opened (and its session set up)
+ * if need be, replaced silently if found broken while no transaction uses it.
+ * Throws with SQLSTATE 08001 and the node's name if it can't be had.
+ */
+extern RemoteConnection *dbscale_remote_connect(Oid serverid, Oid userid);
+extern Oid	dbscale_remote_server(const RemoteConnection *conn);
+extern Oid	dbscale_remote_user(const RemoteConnection *conn);
+extern const char *dbscale_remote_node_name(const RemoteConnection *conn);
+extern bool dbscale_remote_is_broken(const RemoteConnection *conn);
+extern int	dbscale_remote_version(const RemoteConnection *conn);	/* e.g. 150018 */
+extern void dbscale_remote_disconnect(RemoteConnection *conn);
+/* Of RemoteConnection *, all that are open in this backend. */
+extern List *dbscale_remote_connections(void);
+
+/*
+ * Queue a statement and flush it, without waiting for its results.  The statement
+ * lives in the current memory context and must be closed (or its context be reset,
+ * which closes it).  `label` names the shard or table in error messages, or NULL.
+ */
+extern RemoteStatement *dbscale_remote_send(RemoteConnection *conn, const char *sql,
+											const RemoteParams *params, int flags,
+											const char *label);
+
+/*
+ * Queue a command whose rows nobody wants (BEGIN, SAVEPOINT, ...), to travel in the
+ * same flush as the next statement.  An error in it surfaces at the next read.
+ */
+extern void dbscale_remote_queue_command(RemoteConnection *conn, const char *sql);
+
+/* The next row, or false at the end.  Raises the node's errors with node and label. */
+extern bool dbscale_remote_next_row(RemoteStatement *stmt, RemoteRow *row);
+/* Read to the end and return the count in the command tag (rows for SELECT). */
+extern uint64 dbscale_remote_finish(RemoteStatement *stmt);
+/* Back to the first row; needs REMOTE_KEEP_ROWS. */
+extern void dbscale_remote_rewind(RemoteStatement *stmt);
+/* Done with it: what is still unread is discarded (drained when something else needs the connection). */
+extern void dbscale_remote_close(RemoteStatement *stmt);
+
+/* Send, read to the end, close: returns the count in the command tag. */
+extern uint64 dbscale_remote_execute(RemoteConnection *conn, const char *sql,
+									 const RemoteParams *params, const char *label);
+/* First column of the first row as palloc'd text, or NULL. */
+extern char *dbscale_remote_query_value(RemoteConnection *conn, const char *sql,
+										const RemoteParams *params);
+
+/*
+ * COPY to a node.  begin sends the command and waits for the node to be ready;
+ * data may be given in pieces of any size; end does not wait: an error is raised
+ * by the connection's next use, or by sync.
+ */
+extern void dbscale_remote_copy_begin(RemoteConnection *conn, const char *sql, const char *label);
+extern void dbscale_remote_copy_data(RemoteConnection *conn, const char *data, int length);
+extern void dbscale_remote_copy_end(RemoteConnection *conn);
+
+/* Wait until everything queued on the connection is done; raise its first error. */
+extern void dbscale_remote_sync(RemoteConnection *conn);
+/* Same for several at once: all get their flush first, then all are awaited. */
+extern void dbscale_remote_sync_all(List *conns);
+
+/*
+ * For transaction/ only; none of these throws (they return false and leave the
+ * connection marked broken).  cancel stops what runs on the node and empties the
+ * queue; try_command runs one command within timeout_ms (-1: no limit).
+ */
+extern bool dbscale_remote_cancel(RemoteConnection *conn, int timeout_ms);
+extern bool dbscale_remote_try_commands(List *conns, List *commands, int timeout_ms,
+										bool *succeeded);
+extern void dbscale_remote_mark_broken(RemoteConnection *conn);
+
+/* What transaction/ keeps on a connection; remote/ only stores it. */
+extern void *dbscale_remote_transaction_state(RemoteConnection *conn);
+extern void dbscale_remote_set_transaction_state(RemoteConnection *conn, void *state);
+
+extern void dbscale_remote_init(void);
+
+#endif							/* DBSCALE_REMOTE_H */

@@ -1,0 +1,46 @@
+/*
+ * transaction.h
+ *		Remote transactions: opened lazily, nested as the local one is, committed
+ *		on all nodes or on none.
+ */
+#ifndef DBSCALE_TRANSACTION_H
+#define DBSCALE_TRANSACTION_H
+
+#include "remote/remote.h"
+
+typedef enum RemoteUse
+{
+	REMOTE_READ_ALONE,			/* the only statement of its transaction on that node: no BEGIN
+								 * unless a remote transaction is open already */
+	REMOTE_READ,				/* in a remote transaction, of the local isolation level */
+	REMOTE_READ_STABLE,			/* opens it as REPEATABLE READ: several reads of one statement
+								 * outside a transaction block */
+	REMOTE_WRITE				/* as READ; marks the node as written */
+} RemoteUse;
+
+/*
+ * The connection for this node and user, inside a remote transaction of the right
+ * nesting depth (BEGIN and SAVEPOINTs are queued, to travel with the statement).
+ * Flushes pending batches first (see below).
+ */
+extern RemoteConnection *dbscale_transaction_connection(Oid serverid, Oid userid, RemoteUse use);
+
+/*
+ * Pending batches: rows that a writer has buffered but not sent.  The callback is
+ * called before any other statement goes out, before savepoints and at pre-commit;
+ * it must send what it has.  On abort the buffers are forgotten with their context.
+ */
+typedef void (*DbscaleFlushCallback) (void *arg);
+extern void dbscale_transaction_add_pending(DbscaleFlushCallback callback, void *arg);
+extern void dbscale_transaction_remove_pending(DbscaleFlushCallback callback, void *arg);
+extern void dbscale_transaction_flush_pending(void);
+
+/*
+ * Resolve what a crash left prepared on one node, following dbscale.transaction_log.
+ * Returns how many it resolved.  For the worker and dbscale.recover_transactions().
+ */
+extern int	dbscale_transaction_recover_node(Oid serverid, Oid userid);
+
+extern void dbscale_transaction_init(void);
+
+#endif							/* DBSCALE_TRANSACTION_H */
