@@ -1,0 +1,81 @@
+/* Weak stand-ins for functions not yet written; removed when the last of them is. */
+#include "base/base.h"
+#include "catalog/catalog.h"
+#include "routing/routing.h"
+#include "remote/remote.h"
+#include "transaction/transaction.h"
+#include "executor/executor.h"
+#include "ddl/ddl.h"
+#include "worker/worker.h"
+__attribute__((weak)) const DistributedTable *dbscale_catalog_table(Oid relid) { elog(ERROR, "dbscale_catalog_table is not there yet"); }
+__attribute__((weak)) const TableGroup *dbscale_catalog_group(int group_id) { elog(ERROR, "dbscale_catalog_group is not there yet"); }
+__attribute__((weak)) const TableGroup *dbscale_catalog_group_by_opfamily(const char *opfamily) { elog(ERROR, "dbscale_catalog_group_by_opfamily is not there yet"); }
+__attribute__((weak)) const Node *dbscale_catalog_node(const char *name) { elog(ERROR, "dbscale_catalog_node is not there yet"); }
+__attribute__((weak)) const Node *dbscale_catalog_node_by_server(Oid serverid) { elog(ERROR, "dbscale_catalog_node_by_server is not there yet"); }
+__attribute__((weak)) List *dbscale_catalog_nodes(void) { elog(ERROR, "dbscale_catalog_nodes is not there yet"); }
+__attribute__((weak)) List *dbscale_catalog_tables(void) { elog(ERROR, "dbscale_catalog_tables is not there yet"); }
+__attribute__((weak)) const Shard *dbscale_catalog_shard(const TableGroup *group, int number) { elog(ERROR, "dbscale_catalog_shard is not there yet"); }
+__attribute__((weak)) const DistributedTable *dbscale_catalog_owner_of(Oid foreign_table, int *shard) { elog(ERROR, "dbscale_catalog_owner_of is not there yet"); }
+__attribute__((weak)) bool dbscale_catalog_is_empty(void) { elog(ERROR, "dbscale_catalog_is_empty is not there yet"); }
+__attribute__((weak)) const DistributedTable *dbscale_catalog_require_table(Oid relid) { elog(ERROR, "dbscale_catalog_require_table is not there yet"); }
+__attribute__((weak)) const DistributedTable *dbscale_catalog_require_distributed(Oid relid) { elog(ERROR, "dbscale_catalog_require_distributed is not there yet"); }
+__attribute__((weak)) const Node *dbscale_catalog_require_node(const char *name, bool must_be_enabled) { elog(ERROR, "dbscale_catalog_require_node is not there yet"); }
+__attribute__((weak)) void dbscale_catalog_changed(List *parents) { elog(ERROR, "dbscale_catalog_changed is not there yet"); }
+__attribute__((weak)) const char *dbscale_strategy_name(ShardStrategy strategy) { elog(ERROR, "dbscale_strategy_name is not there yet"); }
+__attribute__((weak)) void dbscale_catalog_init(void) {  }
+__attribute__((weak)) int dbscale_route_key(const DistributedTable *table, Datum key, bool isnull) { elog(ERROR, "dbscale_route_key is not there yet"); }
+__attribute__((weak)) int dbscale_route_any_key(const DistributedTable *table, Datum key, Oid type, bool isnull) { elog(ERROR, "dbscale_route_any_key is not there yet"); }
+__attribute__((weak)) Datum dbscale_cast_key(const DistributedTable *table, Datum key, Oid type) { elog(ERROR, "dbscale_cast_key is not there yet"); }
+__attribute__((weak)) char *dbscale_key_to_text(Oid type, Datum key) { elog(ERROR, "dbscale_key_to_text is not there yet"); }
+__attribute__((weak)) Datum dbscale_key_from_text(Oid type, const char *text) { elog(ERROR, "dbscale_key_from_text is not there yet"); }
+__attribute__((weak)) bool dbscale_type_is_hashable(Oid type) { elog(ERROR, "dbscale_type_is_hashable is not there yet"); }
+__attribute__((weak)) uint32 dbscale_hash_key(Oid type, Oid collation, Datum key) { elog(ERROR, "dbscale_hash_key is not there yet"); }
+__attribute__((weak)) Oid dbscale_routing_create_opfamily(int group_id, Oid key_type) { elog(ERROR, "dbscale_routing_create_opfamily is not there yet"); }
+__attribute__((weak)) void dbscale_routing_drop_opfamily(int group_id) { elog(ERROR, "dbscale_routing_drop_opfamily is not there yet"); }
+__attribute__((weak)) RemoteConnection *dbscale_remote_connect(Oid serverid, Oid userid) { elog(ERROR, "dbscale_remote_connect is not there yet"); }
+__attribute__((weak)) Oid dbscale_remote_server(const RemoteConnection *conn) { elog(ERROR, "dbscale_remote_server is not there yet"); }
+__attribute__((weak)) Oid dbscale_remote_user(const RemoteConnection *conn) { elog(ERROR, "dbscale_remote_user is not there yet"); }
+__attribute__((weak)) const char *dbscale_remote_node_name(const RemoteConnection *conn) { elog(ERROR, "dbscale_remote_node_name is not there yet"); }
+__attribute__((weak)) bool dbscale_remote_is_broken(const RemoteConnection *conn) { elog(ERROR, "dbscale_remote_is_broken is not there yet"); }
+__attribute__((weak)) int dbscale_remote_version(const RemoteConnection *conn) { elog(ERROR, "dbscale_remote_version is not there yet"); }
+__attribute__((weak)) void dbscale_remote_disconnect(RemoteConnection *conn) { elog(ERROR, "dbscale_remote_disconnect is not there yet"); }
+__attribute__((weak)) List *dbscale_remote_connections(void) { elog(ERROR, "dbscale_remote_connections is not there yet"); }
+__attribute__((weak)) RemoteStatement *dbscale_remote_send(RemoteConnection *conn, const char *sql, const RemoteParams *params, int flags, const char *label) { elog(ERROR, "dbscale_remote_send is not there yet"); }
+__attribute__((weak)) void dbscale_remote_queue_command(RemoteConnection *conn, const char *sql) { elog(ERROR, "dbscale_remote_queue_command is not there yet"); }
+__attribute__((weak)) bool dbscale_remote_next_row(RemoteStatement *stmt, RemoteRow *row) { elog(ERROR, "dbscale_remote_next_row is not there yet"); }
+__attribute__((weak)) uint64 dbscale_remote_finish(RemoteStatement *stmt) { elog(ERROR, "dbscale_remote_finish is not there yet"); }
+__attribute__((weak)) void dbscale_remote_rewind(RemoteStatement *stmt) { elog(ERROR, "dbscale_remote_rewind is not there yet"); }
+__attribute__((weak)) void dbscale_remote_close(RemoteStatement *stmt) { elog(ERROR, "dbscale_remote_close is not there yet"); }
+__attribute__((weak)) uint64 dbscale_remote_execute(RemoteConnection *conn, const char *sql, const RemoteParams *params, const char *label) { elog(ERROR, "dbscale_remote_execute is not there yet"); }
+__attribute__((weak)) char *dbscale_remote_query_value(RemoteConnection *conn, const char *sql, const RemoteParams *params) { elog(ERROR, "dbscale_remote_query_value is not there yet"); }
+__attribute__((weak)) void dbscale_remote_copy_begin(RemoteConnection *conn, const char *sql, const char *label) { elog(ERROR, "dbscale_remote_copy_begin is not there yet"); }
+__attribute__((weak)) void dbscale_remote_copy_data(RemoteConnection *conn, const char *data, int length) { elog(ERROR, "dbscale_remote_copy_data is not there yet"); }
+__attribute__((weak)) void dbscale_remote_copy_end(RemoteConnection *conn) { elog(ERROR, "dbscale_remote_copy_end is not there yet"); }
+__attribute__((weak)) void dbscale_remote_sync(RemoteConnection *conn) { elog(ERROR, "dbscale_remote_sync is not there yet"); }
+__attribute__((weak)) void dbscale_remote_sync_all(List *conns) { elog(ERROR, "dbscale_remote_sync_all is not there yet"); }
+__attribute__((weak)) bool dbscale_remote_cancel(RemoteConnection *conn, int timeout_ms) { elog(ERROR, "dbscale_remote_cancel is not there yet"); }
+__attribute__((weak)) bool dbscale_remote_try_commands(List *conns, List *commands, int timeout_ms, bool *succeeded) { elog(ERROR, "dbscale_remote_try_commands is not there yet"); }
+__attribute__((weak)) void dbscale_remote_mark_broken(RemoteConnection *conn) { elog(ERROR, "dbscale_remote_mark_broken is not there yet"); }
+__attribute__((weak)) void *dbscale_remote_transaction_state(RemoteConnection *conn) { elog(ERROR, "dbscale_remote_transaction_state is not there yet"); }
+__attribute__((weak)) void dbscale_remote_set_transaction_state(RemoteConnection *conn, void *state) { elog(ERROR, "dbscale_remote_set_transaction_state is not there yet"); }
+__attribute__((weak)) void dbscale_remote_init(void) {  }
+__attribute__((weak)) RemoteConnection *dbscale_transaction_connection(Oid serverid, Oid userid, RemoteUse use) { elog(ERROR, "dbscale_transaction_connection is not there yet"); }
+__attribute__((weak)) void dbscale_transaction_add_pending(DbscaleFlushCallback callback, void *arg) { elog(ERROR, "dbscale_transaction_add_pending is not there yet"); }
+__attribute__((weak)) void dbscale_transaction_remove_pending(DbscaleFlushCallback callback, void *arg) { elog(ERROR, "dbscale_transaction_remove_pending is not there yet"); }
+__attribute__((weak)) void dbscale_transaction_flush_pending(void) { elog(ERROR, "dbscale_transaction_flush_pending is not there yet"); }
+__attribute__((weak)) int dbscale_transaction_recover_node(Oid serverid, Oid userid) { elog(ERROR, "dbscale_transaction_recover_node is not there yet"); }
+__attribute__((weak)) void dbscale_transaction_init(void) {  }
+__attribute__((weak)) ShardLoader *dbscale_loader_begin(Relation rel, Oid userid) { elog(ERROR, "dbscale_loader_begin is not there yet"); }
+__attribute__((weak)) void dbscale_loader_add(ShardLoader *loader, Oid foreign_table, TupleTableSlot *slot) { elog(ERROR, "dbscale_loader_add is not there yet"); }
+__attribute__((weak)) void dbscale_loader_flush(ShardLoader *loader) { elog(ERROR, "dbscale_loader_flush is not there yet"); }
+__attribute__((weak)) void dbscale_loader_end(ShardLoader *loader) { elog(ERROR, "dbscale_loader_end is not there yet"); }
+__attribute__((weak)) void dbscale_executor_init(void) {  }
+__attribute__((weak)) void dbscale_ddl_run_on_shards(const DistributedTable *table, const char *command) { elog(ERROR, "dbscale_ddl_run_on_shards is not there yet"); }
+__attribute__((weak)) void dbscale_ddl_run_on_nodes(const char *command) { elog(ERROR, "dbscale_ddl_run_on_nodes is not there yet"); }
+__attribute__((weak)) Oid dbscale_ddl_node_user(const Node *node) { elog(ERROR, "dbscale_ddl_node_user is not there yet"); }
+__attribute__((weak)) char *dbscale_ddl_shard_index_name(Oid relid, const char *index, int shard) { elog(ERROR, "dbscale_ddl_shard_index_name is not there yet"); }
+__attribute__((weak)) char *dbscale_ddl_shard_table_name(const DistributedTable *table, int shard) { elog(ERROR, "dbscale_ddl_shard_table_name is not there yet"); }
+__attribute__((weak)) char *dbscale_ddl_shard_index_sql(const DistributedTable *table, Oid index, int shard) { elog(ERROR, "dbscale_ddl_shard_index_sql is not there yet"); }
+__attribute__((weak)) int dbscale_ddl_add_shard(Oid relation, const char *bounds_json, const char *node) { elog(ERROR, "dbscale_ddl_add_shard is not there yet"); }
+__attribute__((weak)) void dbscale_utility_init(void) {  }
+__attribute__((weak)) void dbscale_worker_init(void) {  }
