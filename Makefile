@@ -5,7 +5,7 @@ MODULE_big = dbscale
 OBJS = $(sort $(patsubst %.c,%.o,$(wildcard src/*.c src/*/*.c)))
 DATA_built = dbscale--$(EXTVERSION).sql
 EXTRA_CLEAN = dbscale--*.sql
-HEADERS_ALL = $(wildcard src/*/*.h)
+all_headers = $(wildcard src/*/*.h)
 
 # The floors (docs/architecture.md): includes are written "floor/header.h".
 PG_CPPFLAGS = -I$(srcdir)/src -I$(libpq_srcdir)
@@ -30,7 +30,7 @@ PG_CONFIG ?= pg_config
 PGXS := $(shell $(PG_CONFIG) --pgxs)
 include $(PGXS)
 
-$(OBJS): $(HEADERS_ALL)
+$(OBJS): $(all_headers)
 
 # The install script is its topics, in the order of their numbers.
 dbscale--$(EXTVERSION).sql: $(sort $(wildcard src/sql/*.sql)) dbscale.control
