@@ -10,8 +10,8 @@
 __attribute__((weak)) const DistributedTable *dbscale_catalog_table(Oid relid) { elog(ERROR, "dbscale_catalog_table is not there yet"); }
 __attribute__((weak)) const TableGroup *dbscale_catalog_group(int group_id) { elog(ERROR, "dbscale_catalog_group is not there yet"); }
 __attribute__((weak)) const TableGroup *dbscale_catalog_group_by_opfamily(const char *opfamily) { elog(ERROR, "dbscale_catalog_group_by_opfamily is not there yet"); }
-__attribute__((weak)) const Node *dbscale_catalog_node(const char *name) { elog(ERROR, "dbscale_catalog_node is not there yet"); }
-__attribute__((weak)) const Node *dbscale_catalog_node_by_server(Oid serverid) { elog(ERROR, "dbscale_catalog_node_by_server is not there yet"); }
+__attribute__((weak)) const ShardNode *dbscale_catalog_node(const char *name) { elog(ERROR, "dbscale_catalog_node is not there yet"); }
+__attribute__((weak)) const ShardNode *dbscale_catalog_node_by_server(Oid serverid) { elog(ERROR, "dbscale_catalog_node_by_server is not there yet"); }
 __attribute__((weak)) List *dbscale_catalog_nodes(void) { elog(ERROR, "dbscale_catalog_nodes is not there yet"); }
 __attribute__((weak)) List *dbscale_catalog_tables(void) { elog(ERROR, "dbscale_catalog_tables is not there yet"); }
 __attribute__((weak)) const Shard *dbscale_catalog_shard(const TableGroup *group, int number) { elog(ERROR, "dbscale_catalog_shard is not there yet"); }
@@ -19,7 +19,7 @@ __attribute__((weak)) const DistributedTable *dbscale_catalog_owner_of(Oid forei
 __attribute__((weak)) bool dbscale_catalog_is_empty(void) { elog(ERROR, "dbscale_catalog_is_empty is not there yet"); }
 __attribute__((weak)) const DistributedTable *dbscale_catalog_require_table(Oid relid) { elog(ERROR, "dbscale_catalog_require_table is not there yet"); }
 __attribute__((weak)) const DistributedTable *dbscale_catalog_require_distributed(Oid relid) { elog(ERROR, "dbscale_catalog_require_distributed is not there yet"); }
-__attribute__((weak)) const Node *dbscale_catalog_require_node(const char *name, bool must_be_enabled) { elog(ERROR, "dbscale_catalog_require_node is not there yet"); }
+__attribute__((weak)) const ShardNode *dbscale_catalog_require_node(const char *name, bool must_be_enabled) { elog(ERROR, "dbscale_catalog_require_node is not there yet"); }
 __attribute__((weak)) void dbscale_catalog_changed(List *parents) { elog(ERROR, "dbscale_catalog_changed is not there yet"); }
 __attribute__((weak)) const char *dbscale_strategy_name(ShardStrategy strategy) { elog(ERROR, "dbscale_strategy_name is not there yet"); }
 __attribute__((weak)) void dbscale_catalog_init(void) {  }
@@ -72,7 +72,7 @@ __attribute__((weak)) void dbscale_loader_end(ShardLoader *loader) { elog(ERROR,
 __attribute__((weak)) void dbscale_executor_init(void) {  }
 __attribute__((weak)) void dbscale_ddl_run_on_shards(const DistributedTable *table, const char *command) { elog(ERROR, "dbscale_ddl_run_on_shards is not there yet"); }
 __attribute__((weak)) void dbscale_ddl_run_on_nodes(const char *command) { elog(ERROR, "dbscale_ddl_run_on_nodes is not there yet"); }
-__attribute__((weak)) Oid dbscale_ddl_node_user(const Node *node) { elog(ERROR, "dbscale_ddl_node_user is not there yet"); }
+__attribute__((weak)) Oid dbscale_ddl_node_user(const ShardNode *node) { elog(ERROR, "dbscale_ddl_node_user is not there yet"); }
 __attribute__((weak)) char *dbscale_ddl_shard_index_name(Oid relid, const char *index, int shard) { elog(ERROR, "dbscale_ddl_shard_index_name is not there yet"); }
 __attribute__((weak)) char *dbscale_ddl_shard_table_name(const DistributedTable *table, int shard) { elog(ERROR, "dbscale_ddl_shard_table_name is not there yet"); }
 __attribute__((weak)) char *dbscale_ddl_shard_index_sql(const DistributedTable *table, Oid index, int shard) { elog(ERROR, "dbscale_ddl_shard_index_sql is not there yet"); }

@@ -22,19 +22,19 @@ typedef enum ShardStrategy
 	SHARD_LIST
 } ShardStrategy;
 
-typedef struct Node
+typedef struct ShardNode
 {
 	NameData	name;			/* the foreign server's name too */
 	Oid			serverid;
 	bool		enabled;
 	bool		draining;
 	bool		local;			/* a database of this server, made by add_local_node */
-} Node;
+} ShardNode;
 
 typedef struct Shard
 {
 	int			number;
-	const Node *node;
+	const ShardNode *node;
 	uint32		hash_from;		/* hash, directory: first and last value, inclusive */
 	uint32		hash_to;
 	bool		has_hash;		/* false for a shard that holds only directory keys */
@@ -79,9 +79,9 @@ typedef struct DistributedTable
 extern const DistributedTable *dbscale_catalog_table(Oid relid);
 extern const TableGroup *dbscale_catalog_group(int group_id);
 extern const TableGroup *dbscale_catalog_group_by_opfamily(const char *opfamily);
-extern const Node *dbscale_catalog_node(const char *name);
-extern const Node *dbscale_catalog_node_by_server(Oid serverid);
-extern List *dbscale_catalog_nodes(void);	/* of const Node *, by name */
+extern const ShardNode *dbscale_catalog_node(const char *name);
+extern const ShardNode *dbscale_catalog_node_by_server(Oid serverid);
+extern List *dbscale_catalog_nodes(void);	/* of const ShardNode *, by name */
 extern List *dbscale_catalog_tables(void);	/* of const DistributedTable * */
 extern const Shard *dbscale_catalog_shard(const TableGroup *group, int number);
 
@@ -97,7 +97,7 @@ extern bool dbscale_catalog_is_empty(void);
  */
 extern const DistributedTable *dbscale_catalog_require_table(Oid relid);
 extern const DistributedTable *dbscale_catalog_require_distributed(Oid relid);	/* no reference table */
-extern const Node *dbscale_catalog_require_node(const char *name, bool must_be_enabled);
+extern const ShardNode *dbscale_catalog_require_node(const char *name, bool must_be_enabled);
 
 /*
  * Tell every backend that the catalog changed, and replan what reads the given

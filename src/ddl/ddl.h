@@ -16,7 +16,7 @@ extern void dbscale_ddl_run_on_shards(const DistributedTable *table, const char 
 /* Run one command on every node that is enabled, in the current transaction. */
 extern void dbscale_ddl_run_on_nodes(const char *command);
 /* The user whose mapping is used for DDL and maintenance on a node. */
-extern Oid	dbscale_ddl_node_user(const Node *node);
+extern Oid	dbscale_ddl_node_user(const ShardNode *node);
 
 /*
  * Name of an index on shard N, from dbscale.index_name (recorded if new); palloc'd.
