@@ -8,7 +8,8 @@ EXTRA_CLEAN = dbscale--*.sql
 all_headers = $(wildcard src/*/*.h)
 
 # The floors (docs/architecture.md): includes are written "floor/header.h".
-PG_CPPFLAGS = -I$(srcdir)/src -I$(libpq_srcdir)
+PG_CPPFLAGS = -I$(srcdir)/src -I$(libpq_srcdir) \
+	-DPGDLLEXPORT='__attribute__((visibility("default")))'
 # PostgreSQL's own headers raise -Wunused-parameter and -Wsign-compare.
 PG_CFLAGS = -fvisibility=hidden -Wextra -Wno-unused-parameter -Wno-sign-compare \
 	-Wno-missing-field-initializers -Wno-cast-function-type

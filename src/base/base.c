@@ -22,8 +22,7 @@
 
 bool		dbscale_was_preloaded = false;
 
-PG_FUNCTION_INFO_V1(dbscale_check_preload);
-PGDLLEXPORT Datum dbscale_check_preload(PG_FUNCTION_ARGS);
+DBSCALE_FUNCTION(dbscale_check_preload);
 
 void
 dbscale_require_preload(void)

@@ -13,6 +13,14 @@
 #error "dbscale needs PostgreSQL 15 or later"
 #endif
 
-/* 16 made every symbol of an extension hidden unless it says otherwise; we do so on 15 too. */
+/*
+ * 16 hides every symbol of an extension that is not marked PGDLLEXPORT, and its
+ * PG_FUNCTION_INFO_V1 marks the function; we hide them on 15 too (the Makefile
+ * gives 15's empty PGDLLEXPORT its meaning), so the function is declared first.
+ */
+#include "fmgr.h"
+#define DBSCALE_FUNCTION(name) \
+	PGDLLEXPORT Datum name(PG_FUNCTION_ARGS); \
+	PG_FUNCTION_INFO_V1(name)
 
 #endif							/* DBSCALE_COMPAT_H */
