@@ -9,6 +9,7 @@
 #include "catalog/catalog.h"
 #include "ddl/ddl.h"
 #include "executor/executor.h"
+#include "planner/planner.h"
 #include "remote/remote.h"
 #include "transaction/transaction.h"
 #include "worker/worker.h"
@@ -32,6 +33,7 @@ _PG_init(void)
 	dbscale_catalog_init();
 	dbscale_remote_init();
 	dbscale_transaction_init();
+	dbscale_planner_init();
 	dbscale_executor_init();
 	dbscale_utility_init();
 	dbscale_worker_init();

@@ -1,0 +1,231 @@
+/*
+ * planner.c
+ *		The planner hook: what core's planner needs to be told about a statement
+ *		that names a distributed table.
+ *
+ * A distributed table is a partitioned table whose partitions are foreign
+ * tables, so core plans every statement on it.  Two things are done before:
+ *
+ * - Joins and aggregates are planned partition by partition where core can prove
+ *   that to be right (it can, for tables of one group, because a group is an
+ *   operator family).  Then a join of two shards of one node, or a GROUP BY on the
+ *   shard key, is a single foreign scan, which the wrapper sends whole.
+ *
+ * - ON CONFLICT names its arbiter by an index of the parent, which the foreign
+ *   partitions do not have.  Where the table has no other unique index, DO NOTHING
+ *   for that arbiter means the same as for any, and is planned so; what would not
+ *   mean the same is refused here, since core's executor would fail on it less
+ *   clearly.
+ *
+ * A statement that names no distributed table costs one scan of its range tables.
+ */
+#include "planner/planner.h"
+
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "nodes/nodeFuncs.h"
+#include "optimizer/cost.h"
+#include "optimizer/planner.h"
+#include "parser/parsetree.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/syscache.h"
+
+static planner_hook_type previous_planner_hook = NULL;
+
+/* True when the query, at any level, names a distributed table. */
+static bool
+names_distributed_table(Node *node, void *context)
+{
+	if (node == NULL)
+		return false;
+	if (IsA(node, RangeTblEntry))
+	{
+		RangeTblEntry *rte = (RangeTblEntry *) node;
+
+		if (rte->rtekind == RTE_RELATION && rte->relkind == RELKIND_PARTITIONED_TABLE)
+		{
+			const DistributedTable *table = dbscale_catalog_table(rte->relid);
+
+			return table != NULL && !table->is_reference;
+		}
+		return false;
+	}
+	if (IsA(node, Query))
+		return query_tree_walker((Query *) node, names_distributed_table,
+								 context, QTW_EXAMINE_RTES_BEFORE);
+	return expression_tree_walker(node, names_distributed_table, context);
+}
+
+/* The columns of an arbiter written as plain column names, or NULL if it is not. */
+static Bitmapset *
+arbiter_columns(OnConflictExpr *conflict)
+{
+	Bitmapset  *columns = NULL;
+	ListCell   *lc;
+
+	if (conflict->arbiterWhere != NULL)
+		return NULL;
+	foreach(lc, conflict->arbiterElems)
+	{
+		InferenceElem *elem = lfirst(lc);
+
+		if (!IsA(elem->expr, Var) || OidIsValid(elem->infercollid) ||
+			OidIsValid(elem->inferopclass))
+			return NULL;
+		columns = bms_add_member(columns, ((Var *) elem->expr)->varattno);
+	}
+	return columns;
+}
+
+/* Does this unique index stand for exactly the arbiter? */
+static bool
+index_is_arbiter(Form_pg_index index, bool is_plain, OnConflictExpr *conflict)
+{
+	Bitmapset  *columns = NULL;
+
+	if (OidIsValid(conflict->constraint))
+		return get_constraint_index(conflict->constraint) == index->indexrelid;
+	if (!is_plain)
+		return false;
+	for (int i = 0; i < index->indnkeyatts; i++)
+		columns = bms_add_member(columns, index->indkey.values[i]);
+	return bms_equal(columns, arbiter_columns(conflict));
+}
+
+/*
+ * Is the arbiter the table's only unique index?  Then DO NOTHING on it and DO
+ * NOTHING on any conflict are the same.
+ */
+static bool
+arbiter_is_only_unique_index(Oid relid, OnConflictExpr *conflict)
+{
+	Relation	rel = table_open(relid, NoLock);
+	List	   *indexes = RelationGetIndexList(rel);
+	int			unique = 0;
+	bool		found = false;
+	ListCell   *lc;
+
+	foreach(lc, indexes)
+	{
+		HeapTuple	tuple = SearchSysCache1(INDEXRELID, ObjectIdGetDatum(lfirst_oid(lc)));
+		Form_pg_index index;
+		bool		is_plain;
+
+		if (!HeapTupleIsValid(tuple))
+			elog(ERROR, "cache lookup failed for index %u", lfirst_oid(lc));
+		index = (Form_pg_index) GETSTRUCT(tuple);
+		is_plain = heap_attisnull(tuple, Anum_pg_index_indexprs, NULL) &&
+			heap_attisnull(tuple, Anum_pg_index_indpred, NULL);
+		if (index->indisunique)
+		{
+			unique++;
+			found |= index_is_arbiter(index, is_plain, conflict);
+		}
+		ReleaseSysCache(tuple);
+	}
+	table_close(rel, NoLock);
+	return found && unique == 1;
+}
+
+/* Make ON CONFLICT on a distributed table something its shards can do, or refuse. */
+static void
+adapt_on_conflict(Query *query)
+{
+	OnConflictExpr *conflict = query->onConflict;
+	RangeTblEntry *rte;
+	const DistributedTable *table;
+
+	if (query->commandType != CMD_INSERT || conflict == NULL)
+		return;
+	rte = rt_fetch(query->resultRelation, query->rtable);
+	table = dbscale_catalog_table(rte->relid);
+	if (table == NULL || table->is_reference)
+		return;
+
+	if (conflict->action == ONCONFLICT_UPDATE)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("ON CONFLICT DO UPDATE is not supported on distributed table \"%s\"",
+						get_rel_name(rte->relid)),
+				 errhint("Use ON CONFLICT DO NOTHING and UPDATE what was not inserted, in one transaction.")));
+
+	if (conflict->arbiterElems == NIL && !OidIsValid(conflict->constraint))
+		return;
+	if (!arbiter_is_only_unique_index(rte->relid, conflict))
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("this conflict target is not supported on distributed table \"%s\"",
+						get_rel_name(rte->relid)),
+				 errdetail("A conflict target must be the columns of the table's only unique index, or its constraint."),
+				 errhint("Write ON CONFLICT DO NOTHING without a target, which means any unique index.")));
+	conflict->arbiterElems = NIL;
+	conflict->arbiterWhere = NULL;
+	conflict->constraint = InvalidOid;
+}
+
+/* ON CONFLICT can stand at the top and in data-modifying CTEs, which are at the top. */
+static void
+adapt_query(Query *query)
+{
+	ListCell   *lc;
+
+	adapt_on_conflict(query);
+	foreach(lc, query->cteList)
+	{
+		CommonTableExpr *cte = lfirst_node(CommonTableExpr, lc);
+
+		adapt_on_conflict(castNode(Query, cte->ctequery));
+	}
+}
+
+static PlannedStmt *
+plan_next(Query *parse, const char *query_string, int cursor_options, ParamListInfo params)
+{
+	if (previous_planner_hook)
+		return previous_planner_hook(parse, query_string, cursor_options, params);
+	return standard_planner(parse, query_string, cursor_options, params);
+}
+
+/* Plan with joins and aggregates partition by partition, whatever the session says. */
+static PlannedStmt *
+plan_partitionwise(Query *parse, const char *query_string, int cursor_options,
+				   ParamListInfo params)
+{
+	bool		save_join = enable_partitionwise_join;
+	bool		save_aggregate = enable_partitionwise_aggregate;
+	PlannedStmt *plan;
+
+	PG_TRY();
+	{
+		enable_partitionwise_join = true;
+		enable_partitionwise_aggregate = true;
+		plan = plan_next(parse, query_string, cursor_options, params);
+	}
+	PG_FINALLY();
+	{
+		enable_partitionwise_join = save_join;
+		enable_partitionwise_aggregate = save_aggregate;
+	}
+	PG_END_TRY();
+	return plan;
+}
+
+static PlannedStmt *
+dbscale_planner(Query *parse, const char *query_string, int cursor_options,
+				ParamListInfo params)
+{
+	if (dbscale_catalog_is_empty() ||
+		!names_distributed_table((Node *) parse, NULL))
+		return plan_next(parse, query_string, cursor_options, params);
+
+	adapt_query(parse);
+	return plan_partitionwise(parse, query_string, cursor_options, params);
+}
+
+void
+dbscale_planner_init(void)
+{
+	previous_planner_hook = planner_hook;
+	planner_hook = dbscale_planner;
+}

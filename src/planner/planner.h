@@ -1,0 +1,12 @@
+/*
+ * planner.h
+ *		dbscale's planner hook.
+ */
+#ifndef DBSCALE_PLANNER_H
+#define DBSCALE_PLANNER_H
+
+#include "catalog/catalog.h"
+
+extern void dbscale_planner_init(void);
+
+#endif							/* DBSCALE_PLANNER_H */
