@@ -7,6 +7,7 @@
 #include "miscadmin.h"
 
 #include "catalog/catalog.h"
+#include "catalog/progress.h"
 #include "ddl/ddl.h"
 #include "executor/executor.h"
 #include "planner/planner.h"
@@ -31,6 +32,7 @@ _PG_init(void)
 		return;
 
 	dbscale_catalog_init();
+	dbscale_progress_init();
 	dbscale_remote_init();
 	dbscale_transaction_init();
 	dbscale_planner_init();

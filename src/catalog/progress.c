@@ -1,0 +1,279 @@
+/*
+ * progress.c
+ *		Progress of long operations, in shared memory.
+ *
+ * An operation runs in one transaction, so what it writes to a table nobody else
+ * sees before it is over.  Its progress is therefore a slot in shared memory, and
+ * only its end is a row of dbscale.job.  The view dbscale.jobs joins the two.
+ *
+ * The slot belongs to the (sub)transaction that began the operation: a callback of
+ * CurTransactionContext frees it when that context goes away, which is
+ *	- at abort of the (sub)transaction, however it came about: the operation has
+ *	  undone itself and leaves neither slot nor row;
+ *	- after commit of the top transaction, when the row is already visible, so
+ *	  that at no moment the operation is in neither place.  For the moment in which
+ *	  it is in both, the view prefers the row.
+ * A backend that exits aborts its transaction first, and one that is killed takes
+ * the shared memory with it.  So no slot outlives its owner, and no reader has to
+ * ask whether the owner lives.
+ *
+ * When all slots are taken, an operation runs unseen; it is recorded all the same.
+ */
+#include "catalog/progress.h"
+
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "commands/sequence.h"
+#include "executor/spi.h"
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "storage/ipc.h"
+#include "storage/lwlock.h"
+#include "storage/shmem.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+#define PROGRESS_SLOTS 64
+#define STEP_LENGTH 128
+
+typedef struct ProgressSlot
+{
+	int64		job;			/* 0: free */
+	Oid			database;
+	NameData	kind;
+	char		step[STEP_LENGTH];
+	int			step_number;
+	int			steps;
+	int64		done_bytes;
+	int64		total_bytes;
+	TimestampTz started_at;
+} ProgressSlot;
+
+typedef struct ProgressShared
+{
+	ProgressSlot slots[PROGRESS_SLOTS];
+} ProgressShared;
+
+/* An operation of this backend; lives in the CurTransactionContext of its begin. */
+typedef struct Operation
+{
+	struct Operation *outer;	/* the operation in which this one is nested */
+	ProgressSlot *slot;			/* in shared memory, or &unseen */
+	ProgressSlot unseen;
+	char	   *relation;
+	MemoryContextCallback at_end;
+} Operation;
+
+static ProgressShared *shared = NULL;
+static LWLock *lock = NULL;
+static Operation *current = NULL;
+
+static shmem_request_hook_type previous_request_hook = NULL;
+static shmem_startup_hook_type previous_startup_hook = NULL;
+
+DBSCALE_FUNCTION(dbscale_running_jobs);
+
+static void
+request_memory(void)
+{
+	if (previous_request_hook)
+		previous_request_hook();
+	RequestAddinShmemSpace(sizeof(ProgressShared));
+	RequestNamedLWLockTranche("dbscale_progress", 1);
+}
+
+static void
+attach_memory(void)
+{
+	bool		found;
+
+	if (previous_startup_hook)
+		previous_startup_hook();
+	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
+	shared = ShmemInitStruct("dbscale progress", sizeof(ProgressShared), &found);
+	if (!found)
+		memset(shared, 0, sizeof(ProgressShared));
+	lock = &GetNamedLWLockTranche("dbscale_progress")->lock;
+	LWLockRelease(AddinShmemInitLock);
+}
+
+void
+dbscale_progress_init(void)
+{
+	previous_request_hook = shmem_request_hook;
+	shmem_request_hook = request_memory;
+	previous_startup_hook = shmem_startup_hook;
+	shmem_startup_hook = attach_memory;
+}
+
+/* The context of the transaction that began the operation goes away. */
+static void
+release_operation(void *arg)
+{
+	Operation  *operation = arg;
+
+	LWLockAcquire(lock, LW_EXCLUSIVE);
+	operation->slot->job = 0;
+	LWLockRelease(lock);
+
+	/* Nested operations are freed with their own contexts, before or after this one. */
+	for (Operation **o = &current; *o != NULL; o = &(*o)->outer)
+	{
+		if (*o == operation)
+		{
+			*o = operation->outer;
+			break;
+		}
+	}
+}
+
+/* Copy a filled slot to a free one in shared memory, if there is one. */
+static void
+publish(Operation *operation)
+{
+	operation->slot = &operation->unseen;
+	LWLockAcquire(lock, LW_EXCLUSIVE);
+	for (int i = 0; i < PROGRESS_SLOTS; i++)
+	{
+		if (shared->slots[i].job == 0)
+		{
+			shared->slots[i] = operation->unseen;
+			operation->slot = &shared->slots[i];
+			break;
+		}
+	}
+	LWLockRelease(lock);
+}
+
+int64
+dbscale_progress_begin(const char *kind, Oid relation, int steps, int64 total_bytes)
+{
+	Operation  *operation = MemoryContextAllocZero(CurTransactionContext, sizeof(Operation));
+	ProgressSlot *slot = &operation->unseen;
+
+	slot->job = nextval_internal(dbscale_relation_oid("job_job_seq"), false);
+	slot->database = MyDatabaseId;
+	namestrcpy(&slot->kind, kind);
+	slot->steps = steps;
+	slot->total_bytes = total_bytes;
+	slot->started_at = GetCurrentTimestamp();
+	if (OidIsValid(relation))
+		operation->relation = MemoryContextStrdup(CurTransactionContext,
+												  quote_qualified_identifier(get_namespace_name(get_rel_namespace(relation)),
+																			 get_rel_name(relation)));
+
+	publish(operation);
+	operation->outer = current;
+	current = operation;
+	operation->at_end.func = release_operation;
+	operation->at_end.arg = operation;
+	MemoryContextRegisterResetCallback(CurTransactionContext, &operation->at_end);
+	return operation->unseen.job;
+}
+
+void
+dbscale_progress_step(const char *step)
+{
+	if (current == NULL)
+		return;
+	LWLockAcquire(lock, LW_EXCLUSIVE);
+	strlcpy(current->slot->step, step, STEP_LENGTH);
+	current->slot->step_number++;
+	LWLockRelease(lock);
+}
+
+void
+dbscale_progress_add_bytes(int64 bytes)
+{
+	if (current == NULL)
+		return;
+	LWLockAcquire(lock, LW_EXCLUSIVE);
+	current->slot->done_bytes += bytes;
+	LWLockRelease(lock);
+}
+
+/* The row of dbscale.job; the user may have no rights on that table. */
+static void
+insert_job_row(const Operation *operation)
+{
+	const ProgressSlot *slot = operation->slot;
+	Oid			types[] = {INT8OID, TEXTOID, TEXTOID, INT4OID, INT8OID, INT8OID, TIMESTAMPTZOID};
+	Datum		values[7];
+	char		nulls[7] = "       ";
+	Oid			user;
+	int			security;
+
+	values[0] = Int64GetDatum(operation->unseen.job);
+	values[1] = CStringGetTextDatum(NameStr(slot->kind));
+	if (operation->relation)
+		values[2] = CStringGetTextDatum(operation->relation);
+	else
+		nulls[2] = 'n';
+	values[3] = Int32GetDatum(slot->steps);
+	values[4] = Int64GetDatum(slot->done_bytes);
+	values[5] = Int64GetDatum(slot->total_bytes);
+	values[6] = TimestampTzGetDatum(slot->started_at);
+
+	GetUserIdAndSecContext(&user, &security);
+	SetUserIdAndSecContext(dbscale_extension_owner(),
+						   security | SECURITY_LOCAL_USERID_CHANGE);
+	SPI_connect();
+	if (SPI_execute_with_args("INSERT INTO dbscale.job (job, kind, relation, state, steps, done_bytes, total_bytes, started_at, finished_at) "
+							  "VALUES ($1, $2, $3, 'done', $4, $5, $6, $7, pg_catalog.clock_timestamp())",
+							  7, types, values, nulls, false, 0) != SPI_OK_INSERT)
+		elog(ERROR, "could not record job");
+	SPI_finish();
+	SetUserIdAndSecContext(user, security);
+}
+
+/* The slot stays, saying that the operation is done, until its transaction has ended. */
+void
+dbscale_progress_end(void)
+{
+	if (current == NULL)
+		return;
+	insert_job_row(current);
+	LWLockAcquire(lock, LW_EXCLUSIVE);
+	strlcpy(current->slot->step, "waiting for commit", STEP_LENGTH);
+	LWLockRelease(lock);
+	current = current->outer;
+}
+
+/* running_jobs() → job, kind, step, step_number, steps, done_bytes, total_bytes, started_at */
+Datum
+dbscale_running_jobs(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
+	ProgressSlot *slots = palloc(sizeof(shared->slots));
+
+	dbscale_require_preload();
+	InitMaterializedSRF(fcinfo, 0);
+
+	LWLockAcquire(lock, LW_SHARED);
+	memcpy(slots, shared->slots, sizeof(shared->slots));
+	LWLockRelease(lock);
+
+	for (int i = 0; i < PROGRESS_SLOTS; i++)
+	{
+		const ProgressSlot *slot = &slots[i];
+		Datum		values[8];
+		bool		nulls[8] = {false};
+
+		if (slot->job == 0 || slot->database != MyDatabaseId)
+			continue;
+		values[0] = Int64GetDatum(slot->job);
+		values[1] = CStringGetTextDatum(NameStr(slot->kind));
+		values[2] = CStringGetTextDatum(slot->step);
+		nulls[2] = slot->step[0] == '\0';
+		values[3] = Int32GetDatum(slot->step_number);
+		values[4] = Int32GetDatum(slot->steps);
+		values[5] = Int64GetDatum(slot->done_bytes);
+		values[6] = Int64GetDatum(slot->total_bytes);
+		values[7] = TimestampTzGetDatum(slot->started_at);
+		tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
+	}
+	return (Datum) 0;
+}
