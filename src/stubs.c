@@ -77,5 +77,6 @@ __attribute__((weak)) char *dbscale_ddl_shard_index_name(Oid relid, const char *
 __attribute__((weak)) char *dbscale_ddl_shard_table_name(const DistributedTable *table, int shard) { elog(ERROR, "dbscale_ddl_shard_table_name is not there yet"); }
 __attribute__((weak)) char *dbscale_ddl_shard_index_sql(const DistributedTable *table, Oid index, int shard) { elog(ERROR, "dbscale_ddl_shard_index_sql is not there yet"); }
 __attribute__((weak)) int dbscale_ddl_add_shard(Oid relation, const char *bounds_json, const char *node) { elog(ERROR, "dbscale_ddl_add_shard is not there yet"); }
+__attribute__((weak)) void dbscale_ddl_copy_references_to(const ShardNode *node) { if (dbscale_ddl_query_value("SELECT 1 FROM dbscale.distributed_table WHERE group_id IS NULL") != NULL) elog(ERROR, "dbscale_ddl_copy_references_to is not there yet"); }
 __attribute__((weak)) void dbscale_utility_init(void) {  }
 __attribute__((weak)) void dbscale_worker_init(void) {  }

@@ -8,6 +8,23 @@
 #include "executor/executor.h"
 
 /*
+ * Commands that dbscale gives itself on the coordinator (internal.c).  While
+ * dbscale_ddl_internal is not 0 the utility hook lets everything pass; who runs
+ * SPI commands of his own counts it up in PG_TRY and down in PG_FINALLY.
+ */
+extern int	dbscale_ddl_internal;
+/* search_path = pg_catalog, pg_temp until AtEOXact_GUC(true, result). */
+extern int	dbscale_ddl_set_safe_path(void);
+/* Run a command as the current user, or as the extension's owner; returns the rows processed. */
+extern uint64 dbscale_ddl_execute(const char *sql);
+extern uint64 dbscale_ddl_execute_as_owner(const char *sql);
+/* First column of the first row as palloc'd text, or NULL. */
+extern char *dbscale_ddl_query_value(const char *sql);
+
+/* Create the copies of all reference tables on a node that has just been added. */
+extern void dbscale_ddl_copy_references_to(const ShardNode *node);
+
+/*
  * Run one command on the node that holds each shard of the table ("%s" in
  * `command` is the shard table's qualified, quoted name), in the current
  * transaction, all nodes at the same time.

@@ -17,6 +17,7 @@
 
 #include "base/base.h"
 #include "lib/ilist.h"
+#include "nodes/pg_list.h"
 
 typedef struct RemoteConnection RemoteConnection;
 typedef struct RemoteStatement RemoteStatement;
