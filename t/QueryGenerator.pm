@@ -312,7 +312,8 @@ sub modification
 	return "DELETE FROM $table m" . $self->where([$t]) . $returning if $r < 8;
 	return "UPDATE $table m SET $columns[0] = m.$columns[0] + 1000000 " . $self->where([$t]) . $returning
 	  if $r < 9 && $t->{columns}[0][1] eq 'int';
-	return "INSERT INTO notes SELECT $columns[1], 1, 'x' FROM $table m" . $self->where([$t]);
+	my $number = $self->column([$t], 'int');
+	return "INSERT INTO notes SELECT $number, 1, 'x' FROM $table m" . $self->where([$t]);
 }
 
 # One statement, or a list of them for a modification and what it left.

@@ -1,0 +1,110 @@
+# Random statements give the same rows over distributed tables as over plain ones.
+#
+# DBSCALE_SEED and DBSCALE_QUERIES choose others than the fixed ones:
+#   DBSCALE_SEED=42 DBSCALE_QUERIES=5000 prove -I t t/020_differential.pl
+use strict;
+use warnings;
+
+use FindBin;
+use lib $FindBin::RealBin;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use QueryGenerator;
+use Test::More;
+
+my $seed = $ENV{DBSCALE_SEED} // 20261122;
+my $queries = $ENV{DBSCALE_QUERIES} // 1000;
+
+my $node = PostgreSQL::Test::Cluster->new('coordinator');
+$node->init;
+$node->append_conf('postgresql.conf', qq(
+shared_preload_libraries = 'dbscale'
+max_prepared_transactions = 50
+fsync = off
+));
+$node->start;
+
+my $tables = q(
+CREATE TABLE users (id bigint PRIMARY KEY, region text, name text, score numeric(6,1), born date, active boolean);
+CREATE TABLE posts (user_id bigint, id bigint, title text, likes int DEFAULT 0, day date, score numeric(6,1), PRIMARY KEY (user_id, id));
+CREATE TABLE likes (user_id bigint, post_id int, liker_id bigint, weight numeric(6,1), day date);
+CREATE TABLE events (day date NOT NULL, id int, user_id int, kind text);
+CREATE TABLE customers (region text, id int, name text, score numeric(6,1));
+CREATE TABLE regions (region text PRIMARY KEY, label text, rank int);
+CREATE TABLE notes (id int, user_id int, body text);
+);
+my $distribute = q(
+SELECT dbscale.distribute_table('users', 'id', shard_count => 8);
+SELECT dbscale.distribute_table('posts', 'user_id', colocate_with => 'users');
+SELECT dbscale.distribute_table('likes', 'user_id', colocate_with => 'users');
+SELECT dbscale.distribute_table('events', 'day', 'range', step => '3 months', bounds => '{"from": "2023-01-01", "to": "2026-01-01"}');
+SELECT dbscale.distribute_table('customers', 'region', 'list', bounds => '{"us": ["us"], "eu": {"values": ["eu", "a"], "node": "n2"}, "rest": ["asia", "", null]}');
+SELECT dbscale.distribute_reference('regions');
+);
+# the same data in both, made once and copied
+my $data = q(
+INSERT INTO users SELECT i, (ARRAY['us','eu','asia','a',NULL])[1 + i % 5], 'name ' || i % 9, (i * 7 % 50) + 0.5,
+	DATE '2024-01-01' + i * 11 % 366, CASE WHEN i % 7 = 0 THEN NULL ELSE i % 2 = 0 END FROM generate_series(1, 40) i;
+INSERT INTO posts SELECT 1 + i % 44, i, CASE WHEN i % 6 = 0 THEN NULL ELSE 'name ' || i % 12 END, i % 23,
+	DATE '2024-01-01' + i * 5 % 366, CASE WHEN i % 5 = 0 THEN NULL ELSE i % 40 + 0.1 END FROM generate_series(1, 90) i;
+INSERT INTO likes SELECT CASE WHEN i % 19 = 0 THEN NULL ELSE 1 + i * 3 % 44 END, i % 90, 1 + i * 13 % 45,
+	i % 9 + 0.2, DATE '2024-01-01' + i * 3 % 366 FROM generate_series(1, 130) i;
+INSERT INTO events SELECT DATE '2023-06-01' + i * 17 % 800, i, i % 50, (ARRAY['a','us','name 1',NULL])[1 + i % 4] FROM generate_series(1, 80) i;
+INSERT INTO customers SELECT (ARRAY['us','eu','asia','a','',NULL])[1 + i % 6], i, 'name ' || i % 9, i % 31 + 0.5 FROM generate_series(1, 60) i;
+INSERT INTO regions VALUES ('us', 'us', 1), ('eu', 'name 2', 2), ('asia', NULL, 3), ('a', 'a', NULL);
+INSERT INTO notes SELECT i, i % 45, (ARRAY['us','name 3','',NULL])[1 + i % 4] FROM generate_series(1, 50) i;
+);
+
+$node->safe_psql('postgres', "CREATE EXTENSION dbscale CASCADE; SELECT dbscale.add_local_node('n1'); SELECT dbscale.add_local_node('n2');");
+$node->safe_psql('postgres', "CREATE SCHEMA plain; SET search_path = plain; $tables $data ANALYZE;");
+$node->safe_psql('postgres', "CREATE SCHEMA dist; SET search_path = dist; $tables $distribute $data ANALYZE;");
+
+# Statements are numbered in the output, so that their rows can be told apart.
+my $generator = QueryGenerator->new($seed);
+my @statements;
+push @statements, $generator->statement while @statements < $queries;
+my $script = "\\set VERBOSITY sqlstate\nSET statement_timeout = '20s';\nSET extra_float_digits = 0;\n";
+$script .= "\\echo #$_\n$statements[$_];\n" foreach 0 .. $#statements;
+
+sub answers
+{
+	my ($schema) = @_;
+	my ($out, $err) = ('', '');
+	my @answers;
+	my $current = -1;
+
+	$node->psql('postgres', "SET search_path = $schema;\n\\o\n$script", stdout => \$out, stderr => \$err,
+		extra_params => ['-q'], on_error_stop => 0);
+	foreach my $line (split /\n/, $out)
+	{
+		if ($line =~ /^#(\d+)$/) { $current = $1; $answers[$current] = []; next; }
+		push @{ $answers[$current] }, $line if $current >= 0;
+	}
+	# an ORDER BY here is on all columns, so its rows are compared in order
+	foreach my $i (0 .. $#statements)
+	{
+		$answers[$i] = [ sort @{ $answers[$i] // ['no answer'] } ] if $statements[$i] !~ / ORDER BY 1[^()]*$/;
+	}
+	return (\@answers, [ sort($err =~ /ERROR:\s+(\w+)/g) ]);
+}
+
+my ($plain, $plain_errors) = answers('plain');
+my ($dist, $dist_errors) = answers('dist');
+my $different = 0;
+my $rows = 0;
+
+foreach my $i (0 .. $#statements)
+{
+	my ($p, $d) = (join("\n", @{ $plain->[$i] }), join("\n", @{ $dist->[$i] }));
+	$rows += @{ $plain->[$i] };
+	next if $p eq $d;
+	diag("statement $i of seed $seed:\n$statements[$i]\nplain:\n" . substr($p, 0, 600) . "\ndistributed:\n" . substr($d, 0, 600))
+	  if ++$different <= 5;
+}
+note("$queries statements, $rows rows, errors: @$plain_errors");
+ok($rows > $queries, 'the statements return rows');
+is($different, 0, "all statements of seed $seed give the same rows");
+is("@$dist_errors", "@$plain_errors", 'and the same errors');
+
+$node->stop;
+done_testing();
