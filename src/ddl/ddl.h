@@ -35,14 +35,57 @@ extern void dbscale_ddl_run_on_nodes(const char *command);
 /* The user whose mapping is used for DDL and maintenance on a node. */
 extern Oid	dbscale_ddl_node_user(const ShardNode *node);
 
+/* Names on the nodes (shard_names.c). */
+
 /*
- * Name of an index on shard N, from dbscale.index_name (recorded if new); palloc'd.
+ * The name (bare, not quoted) of an index on shard N, from dbscale.index_name,
+ * where it is recorded if new.  shard -1: the index of a reference table's copies.
  */
 extern char *dbscale_ddl_shard_index_name(Oid relid, const char *index, int shard);
+/* The qualified, quoted name of shard N's table; shard -1: of a reference table's copy. */
 extern char *dbscale_ddl_shard_table_name(const DistributedTable *table, int shard);
+/* A base for names on the nodes that no table and no index uses yet. */
+extern char *dbscale_ddl_new_stored_name(const char *name, const char *schema);
 
-/* CREATE INDEX for one shard of an index of the parent; see shard_sql.c. */
+/*
+ * Commands for one shard, each without a semicolon, from the parent's definition
+ * (shard_sql.c).  shard -1: for a reference table's copy.
+ */
+extern char *dbscale_ddl_shard_table_sql(const DistributedTable *table, int shard);
+/* ALTER TABLEs for what CREATE TABLE can't say (storage, statistics); a list of char *. */
+extern List *dbscale_ddl_shard_alter_sql(const DistributedTable *table, int shard);
+/* CREATE [UNIQUE] INDEX for an index of the parent; a constraint's index too. */
 extern char *dbscale_ddl_shard_index_sql(const DistributedTable *table, Oid index, int shard);
+/* ALTER TABLE ... ADD CONSTRAINT ... USING INDEX, or NULL if the index has no constraint. */
+extern char *dbscale_ddl_shard_constraint_sql(const DistributedTable *table, Oid index, int shard);
+/* Column names, quoted and separated by commas, without generated columns. */
+extern char *dbscale_ddl_column_list(Oid relid);
+
+/*
+ * Foreign keys of distributed tables (foreign_keys.c).  check raises an error unless
+ * the constraint (of pg_constraint) can be enforced on the shards; remember writes
+ * dbscale.foreign_key; shard_sql is the ALTER TABLE ... ADD CONSTRAINT for one shard.
+ */
+extern void dbscale_ddl_check_foreign_key(Oid constraint, AttrNumber key, int group_id);
+extern void dbscale_ddl_remember_foreign_key(Oid constraint);
+extern List *dbscale_ddl_shard_foreign_keys_sql(const DistributedTable *table, int shard);
+
+/*
+ * From heap to partitioned table and back, in place (convert.c).  The rows are then
+ * in a table of their own, which the caller reads and drops: its OID is returned.
+ */
+extern Oid	dbscale_ddl_convert_to_partitioned(Oid relid, ShardStrategy strategy,
+											   AttrNumber key, Oid opclass, Oid collation);
+/* The foreign tables are gone already; indexes are built by the caller (reindex). */
+extern void dbscale_ddl_convert_to_heap(Oid relid);
+/* pg_index.indisunique and indisprimary off (returns what was changed), and on again. */
+extern List *dbscale_ddl_hide_unique(Oid relid);
+extern void dbscale_ddl_show_unique(List *hidden);
+/*
+ * Mark the parent's indexes valid: they enforce nothing here, the shards' do.  For
+ * the utility hook, after ALTER TABLE ONLY or CREATE INDEX ON ONLY in a restored dump.
+ */
+extern void dbscale_ddl_validate_parent_indexes(Oid relid);
 
 /* Adds one shard (catalog row, node tables, foreign tables) to a range or list group. */
 extern int	dbscale_ddl_add_shard(Oid relation, const char *bounds_json, const char *node);
