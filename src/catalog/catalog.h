@@ -106,6 +106,12 @@ extern const ShardNode *dbscale_catalog_require_node(const char *name, bool must
  */
 extern void dbscale_catalog_changed(List *parents);
 
+/*
+ * Counts the times the cache was read: what was computed from structs of one
+ * generation may be kept for as long as this returns the same number.
+ */
+extern uint64 dbscale_catalog_generation(void);
+
 extern const char *dbscale_strategy_name(ShardStrategy strategy);
 
 /* Registers the invalidation callback; called once at load. */

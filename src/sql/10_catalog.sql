@@ -59,6 +59,7 @@ CREATE TABLE dbscale.directory (
     PRIMARY KEY (group_id, key),
     FOREIGN KEY (group_id, shard) REFERENCES dbscale.shard
 );
+CREATE INDEX directory_shard_idx ON dbscale.directory (group_id, shard);
 COMMENT ON TABLE dbscale.directory IS 'keys placed explicitly, overriding the hash';
 
 CREATE TABLE dbscale.foreign_key (
@@ -124,7 +125,10 @@ BEGIN
                              'foreign_key', 'index_name']
     LOOP
         PERFORM pg_catalog.pg_extension_config_dump(format('dbscale.%I', t), '');
-        EXECUTE format('GRANT SELECT ON dbscale.%I TO PUBLIC', t);
+        -- the directory's keys are data (tenants' names, say) and not for everyone
+        IF t <> 'directory' THEN
+            EXECUTE format('GRANT SELECT ON dbscale.%I TO PUBLIC', t);
+        END IF;
     END LOOP;
     PERFORM pg_catalog.pg_extension_config_dump('dbscale.table_group_group_id_seq', '');
 END $$;
