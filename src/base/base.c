@@ -87,7 +87,6 @@ dbscale_relation_oid(const char *name)
 }
 
 #ifdef DBSCALE_DEBUG_POINTS
-extern char *dbscale_debug_point_setting;
 
 /* Wait until a test removes the file; made here, so that the test knows we arrived. */
 static void

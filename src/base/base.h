@@ -21,6 +21,7 @@
  */
 #ifdef DBSCALE_DEBUG_POINTS
 extern void dbscale_debug_point(const char *name);
+extern char *dbscale_debug_point_setting;
 #define DEBUG_POINT(name) dbscale_debug_point(name)
 #else
 #define DEBUG_POINT(name) ((void) 0)

@@ -39,7 +39,7 @@ static const IntSetting int_settings[] = {
 		"Time to wait for a connection to a node.",
 		&dbscale_connect_timeout, 10, 1, 3600, PGC_USERSET, GUC_UNIT_S},
 	{"dbscale.copy_buffer_size",
-		"Rows buffered for one shard before they are sent, by COPY and INSERT.",
+		"Memory for the rows of one shard before they are sent, by COPY and INSERT.",
 		&dbscale_copy_buffer_size, 256, 8, 65536, PGC_USERSET, GUC_UNIT_KB},
 	{"dbscale.deadlock_interval",
 		"How often the maintenance worker looks for deadlocks between nodes (0: never).",
