@@ -23,4 +23,28 @@
 	PGDLLEXPORT Datum name(PG_FUNCTION_ARGS); \
 	PG_FUNCTION_INFO_V1(name)
 
+/*
+ * 16 renamed RelFileNode.  (The functions are declared here because their header
+ * has the name of one of ours.)
+ */
+#include "utils/relcache.h"
+#if PG_VERSION_NUM < 160000
+#define rd_locator rd_node
+#define table_relation_set_new_filelocator table_relation_set_new_filenode
+extern Oid	GetNewRelFileNode(Oid reltablespace, Relation pg_class, char relpersistence);
+#define dbscale_new_file_number(tablespace, pg_class, persistence) \
+	GetNewRelFileNode(tablespace, pg_class, persistence)
+#else
+extern Oid	GetNewRelFileNumber(Oid reltablespace, Relation pg_class, char relpersistence);
+#define dbscale_new_file_number(tablespace, pg_class, persistence) \
+	GetNewRelFileNumber(tablespace, pg_class, persistence)
+#endif
+
+/* 17 gave reindex_relation the statement, for event triggers. */
+#if PG_VERSION_NUM < 170000
+#define dbscale_reindex_relation(relid, flags, params) reindex_relation(relid, flags, params)
+#else
+#define dbscale_reindex_relation(relid, flags, params) reindex_relation(NULL, relid, flags, params)
+#endif
+
 #endif							/* DBSCALE_COMPAT_H */

@@ -23,7 +23,8 @@ COMMENT ON TABLE dbscale.table_group IS 'distributed tables whose equal keys are
 CREATE TABLE dbscale.distributed_table (
     relation    regclass PRIMARY KEY,
     group_id    integer REFERENCES dbscale.table_group,   -- NULL: a reference table
-    stored_name name NOT NULL UNIQUE        -- base of the shard tables' names
+    stored_name name NOT NULL UNIQUE,       -- base of the shard tables' names
+    storage_parameters text                 -- of the shard tables: what WITH (...) says; a partitioned table has none
 );
 CREATE INDEX distributed_table_group_id_idx ON dbscale.distributed_table (group_id);
 COMMENT ON TABLE dbscale.distributed_table IS 'distributed and reference tables';
