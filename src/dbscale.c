@@ -6,10 +6,10 @@
 #include "fmgr.h"
 #include "miscadmin.h"
 
-#include "catalog/catalog.h"
+#include "catalog/metadata.h"
 #include "catalog/progress.h"
 #include "ddl/ddl.h"
-#include "executor/executor.h"
+#include "executor/wrapper.h"
 #include "planner/planner.h"
 #include "remote/remote.h"
 #include "transaction/transaction.h"

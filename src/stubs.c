@@ -1,10 +1,10 @@
 /* Weak stand-ins for functions not yet written; removed when the last of them is. */
 #include "base/base.h"
-#include "catalog/catalog.h"
+#include "catalog/metadata.h"
 #include "routing/routing.h"
 #include "remote/remote.h"
 #include "transaction/transaction.h"
-#include "executor/executor.h"
+#include "executor/wrapper.h"
 #include "ddl/ddl.h"
 #include "worker/worker.h"
 __attribute__((weak)) const DistributedTable *dbscale_catalog_table(Oid relid) { elog(ERROR, "dbscale_catalog_table is not there yet"); }

@@ -5,7 +5,7 @@
 #ifndef DBSCALE_CACHE_H
 #define DBSCALE_CACHE_H
 
-#include "catalog/catalog.h"
+#include "catalog/metadata.h"
 #include "utils/hsearch.h"
 
 /* The catalog's tables that the cache is made of, in the order of catalog_tables[]. */

@@ -5,7 +5,7 @@
 #ifndef DBSCALE_DDL_H
 #define DBSCALE_DDL_H
 
-#include "executor/executor.h"
+#include "executor/wrapper.h"
 
 /*
  * Commands that dbscale gives itself on the coordinator (internal.c).  While

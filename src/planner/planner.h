@@ -5,7 +5,7 @@
 #ifndef DBSCALE_PLANNER_H
 #define DBSCALE_PLANNER_H
 
-#include "catalog/catalog.h"
+#include "catalog/metadata.h"
 
 extern void dbscale_planner_init(void);
 

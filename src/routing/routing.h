@@ -5,7 +5,7 @@
 #ifndef DBSCALE_ROUTING_H
 #define DBSCALE_ROUTING_H
 
-#include "catalog/catalog.h"
+#include "catalog/metadata.h"
 
 #define DBSCALE_HASH_MODULUS 4096
 

@@ -1,5 +1,5 @@
 /*
- * catalog.h
+ * metadata.h
  *		Nodes, table groups, tables, shards and the directory: the catalog's
  *		tables in schema dbscale, seen through a cache of this backend.
  *
@@ -7,8 +7,8 @@
  * in which they were fetched, even if the catalog changes meanwhile: a rebuilt
  * cache keeps what it replaces until then.  So fetch anew after taking a lock.
  */
-#ifndef DBSCALE_CATALOG_H
-#define DBSCALE_CATALOG_H
+#ifndef DBSCALE_METADATA_H
+#define DBSCALE_METADATA_H
 
 #include "base/base.h"
 #include "access/attnum.h"
@@ -117,4 +117,4 @@ extern const char *dbscale_strategy_name(ShardStrategy strategy);
 /* Registers the invalidation callback; called once at load. */
 extern void dbscale_catalog_init(void);
 
-#endif							/* DBSCALE_CATALOG_H */
+#endif							/* DBSCALE_METADATA_H */

@@ -1,9 +1,9 @@
 /*
- * executor.h
+ * wrapper.h
  *		dbscale_fdw: postgres_fdw's planner over dbscale's executor callbacks.
  */
-#ifndef DBSCALE_EXECUTOR_H
-#define DBSCALE_EXECUTOR_H
+#ifndef DBSCALE_WRAPPER_H
+#define DBSCALE_WRAPPER_H
 
 #include "transaction/transaction.h"
 #include "routing/routing.h"
@@ -28,4 +28,4 @@ extern void dbscale_loader_end(ShardLoader *loader);	/* flushes and waits; raise
 
 extern void dbscale_executor_init(void);
 
-#endif							/* DBSCALE_EXECUTOR_H */
+#endif							/* DBSCALE_WRAPPER_H */
