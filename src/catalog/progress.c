@@ -202,7 +202,7 @@ insert_job_row(const Operation *operation)
 	const ProgressSlot *slot = operation->slot;
 	Oid			types[] = {INT8OID, TEXTOID, TEXTOID, INT4OID, INT8OID, INT8OID, TIMESTAMPTZOID};
 	Datum		values[7];
-	char		nulls[7] = "       ";
+	char		nulls[8] = "       ";
 	Oid			user;
 	int			security;
 
