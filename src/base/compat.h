@@ -45,6 +45,21 @@ extern Oid	GetNewRelFileNumber(Oid reltablespace, Relation pg_class, char relper
 #define dbscale_reindex_relation(relid, flags, params) reindex_relation(relid, flags, params)
 #else
 #define dbscale_reindex_relation(relid, flags, params) reindex_relation(NULL, relid, flags, params)
+ * 16 moved permission checks out of the range table: a ForeignScan now carries its
+ * user, and its base relations apart from the joins above them.
+ */
+#if PG_VERSION_NUM >= 160000
+#define DBSCALE_SCAN_RELIDS(plan) ((plan)->fs_base_relids)
+#define DBSCALE_SCAN_CHECK_AS_USER(plan, estate) ((plan)->checkAsUser)
+#define DBSCALE_RESULT_CHECK_AS_USER(rinfo, estate) ExecGetResultRelCheckAsUser(rinfo, estate)
+#else
+#define DBSCALE_SCAN_RELIDS(plan) ((plan)->fs_relids)
+#define DBSCALE_SCAN_CHECK_AS_USER(plan, estate) \
+	(exec_rt_fetch((plan)->scan.scanrelid > 0 ? (plan)->scan.scanrelid : \
+				   bms_next_member((plan)->fs_relids, -1), estate)->checkAsUser)
+#define DBSCALE_RESULT_CHECK_AS_USER(rinfo, estate) \
+	(exec_rt_fetch((rinfo)->ri_RangeTableIndex > 0 ? (rinfo)->ri_RangeTableIndex : \
+				   (rinfo)->ri_RootResultRelInfo->ri_RangeTableIndex, estate)->checkAsUser)
 #endif
 
 #endif							/* DBSCALE_COMPAT_H */
