@@ -45,6 +45,9 @@ extern Oid	GetNewRelFileNumber(Oid reltablespace, Relation pg_class, char relper
 #define dbscale_reindex_relation(relid, flags, params) reindex_relation(relid, flags, params)
 #else
 #define dbscale_reindex_relation(relid, flags, params) reindex_relation(NULL, relid, flags, params)
+#endif
+
+/*
  * 16 moved permission checks out of the range table: a ForeignScan now carries its
  * user, and its base relations apart from the joins above them.
  */

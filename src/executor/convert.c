@@ -12,7 +12,7 @@
  * Text that depends on settings (dates, intervals, floats, names) is written under
  * fixed ones: between dbscale_wire_enter and dbscale_wire_leave.
  */
-#include "executor/private.h"
+#include "executor/internal.h"
 
 #include "access/htup_details.h"
 #include "access/sysattr.h"
@@ -21,7 +21,9 @@
 #include "miscadmin.h"
 #include "port/pg_bswap.h"
 #include "utils/builtins.h"
+#include "utils/float.h"
 #include "utils/guc.h"
+#include "utils/jsonb.h"
 #include "utils/lsyscache.h"
 #include "utils/uuid.h"
 
@@ -58,6 +60,8 @@ binary_kind(Oid type)
 			return WIRE_BYTES;
 		case UUIDOID:
 			return WIRE_UUID;
+		case JSONBOID:
+			return WIRE_JSONB;
 		case NUMERICOID:
 		case INTERVALOID:
 		case TIMETZOID:
@@ -83,13 +87,17 @@ wire_kind(Oid type)
 
 	type = getBaseType(type);
 	kind = binary_kind(type);
-	if (kind != WIRE_TEXT || type >= FirstGenbkiObjectId)
+	if (kind != WIRE_TEXT)
+		return kind;
+	if (get_typtype(type) == TYPTYPE_ENUM)
+		return WIRE_LABEL;
+	if (type >= FirstGenbkiObjectId)
 		return kind;
 	element = get_element_type(type);
 	if (OidIsValid(element))
 	{
 		kind = binary_kind(element);
-		if (kind != WIRE_TEXT && kind != WIRE_BYTES)
+		if (kind != WIRE_TEXT && kind != WIRE_JSONB && kind != WIRE_BYTES)
 			return WIRE_SEND;
 	}
 	return WIRE_TEXT;
@@ -109,11 +117,28 @@ dbscale_wire_init_writer(WireWriter *writer, Oid type, bool binary)
 
 	writer->kind = binary ? wire_kind(type) : WIRE_TEXT;
 	writer->format = writer->kind == WIRE_TEXT ? 0 : 1;
-	if (writer->kind == WIRE_TEXT)
+	if (writer->kind == WIRE_TEXT || writer->kind == WIRE_LABEL)
 		getTypeOutputInfo(type, &function, &varlena);
 	else
 		getTypeBinaryOutputInfo(type, &function, &varlena);
 	fmgr_info(function, &writer->function);
+}
+
+/* A domain checks its constraints in its own input functions. */
+static WireKind
+domain_kind(WireKind base_kind, Oid base_type)
+{
+	switch (base_kind)
+	{
+		case WIRE_TEXT:
+		case WIRE_LABEL:
+		case WIRE_JSONB:
+			return base_kind;
+		case WIRE_BYTES:
+			return base_type == BYTEAOID ? WIRE_SEND : WIRE_LABEL;
+		default:
+			return WIRE_SEND;
+	}
 }
 
 void
@@ -123,10 +148,10 @@ dbscale_wire_init_reader(WireReader *reader, Oid type, int32 typmod, bool binary
 
 	reader->kind = binary ? wire_kind(type) : WIRE_TEXT;
 	reader->typmod = typmod;
-	/* a domain checks its constraints in its own input functions */
-	if (reader->kind != WIRE_TEXT && get_typtype(type) == TYPTYPE_DOMAIN)
-		reader->kind = WIRE_SEND;
-	if (reader->kind == WIRE_TEXT)
+	if (get_typtype(type) == TYPTYPE_DOMAIN)
+		reader->kind = domain_kind(reader->kind, getBaseType(type));
+	/* the binary form of these two is, or holds, text in the database's encoding */
+	if (reader->kind == WIRE_TEXT || reader->kind == WIRE_LABEL || reader->kind == WIRE_JSONB)
 		getTypeInputInfo(type, &function, &reader->ioparam);
 	else
 		getTypeBinaryInputInfo(type, &function, &reader->ioparam);
@@ -148,6 +173,18 @@ append_varlena(StringInfo buf, Datum value)
 	appendBinaryStringInfo(buf, VARDATA_ANY(bytes), VARSIZE_ANY_EXHDR(bytes));
 	if ((Pointer) bytes != DatumGetPointer(value))
 		pfree(bytes);
+}
+
+/* A version byte and text; jsonb_send would convert it to the client's encoding. */
+static void
+append_jsonb(StringInfo buf, Datum value)
+{
+	Jsonb	   *jsonb = DatumGetJsonbP(value);
+
+	appendStringInfoCharMacro(buf, 1);
+	(void) JsonbToCString(buf, &jsonb->root, VARSIZE(jsonb));
+	if ((Pointer) jsonb != DatumGetPointer(value))
+		pfree(jsonb);
 }
 
 static void
@@ -197,6 +234,9 @@ dbscale_wire_write(WireWriter *writer, StringInfo buf, Datum value)
 		case WIRE_UUID:
 			appendBinaryStringInfo(buf, (char *) DatumGetUUIDP(value)->data, UUID_LEN);
 			break;
+		case WIRE_JSONB:
+			append_jsonb(buf, value);
+			break;
 		case WIRE_SEND:
 			{
 				bytea	   *bytes = SendFunctionCall(&writer->function, value);
@@ -205,6 +245,7 @@ dbscale_wire_write(WireWriter *writer, StringInfo buf, Datum value)
 				pfree(bytes);
 				break;
 			}
+		case WIRE_LABEL:
 		case WIRE_TEXT:
 			{
 				char	   *text = OutputFunctionCall(&writer->function, value);
@@ -314,6 +355,14 @@ dbscale_wire_read(WireReader *reader, const char *value, int length)
 			return PointerGetDatum(cstring_to_text_with_len(value, length));
 		case WIRE_UUID:
 			return read_uuid(value, length);
+		case WIRE_JSONB:
+			if (length < 1 || *value != 1)
+				check_length(length, 0);
+			return InputFunctionCall(&reader->function, pnstrdup(value + 1, length - 1),
+									 reader->ioparam, reader->typmod);
+		case WIRE_LABEL:
+			return InputFunctionCall(&reader->function, pnstrdup(value, length),
+									 reader->ioparam, reader->typmod);
 		case WIRE_SEND:
 			return receive(reader, value, length);
 		case WIRE_TEXT:

@@ -6,7 +6,7 @@
  * shard is the one thing a shard cannot do by itself: fdw.c keeps an UPDATE of the
  * shard key from being planned this way, and a join with RETURNING.
  */
-#include "executor/private.h"
+#include "executor/internal.h"
 
 #include "executor/instrument.h"
 #include "utils/memutils.h"

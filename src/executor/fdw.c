@@ -6,7 +6,7 @@
  * and deparses, and replaces what runs.  postgres_fdw never opens a connection: its
  * planner would only under use_remote_estimate, which the validator refuses.
  */
-#include "executor/private.h"
+#include "executor/internal.h"
 
 #include "access/reloptions.h"
 #include "access/sysattr.h"
@@ -16,6 +16,7 @@
 #include "nodes/makefuncs.h"
 #include "nodes/pathnodes.h"
 #include "nodes/plannodes.h"
+#include "parser/parsetree.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"

@@ -19,7 +19,7 @@
  * Whatever else wants to talk to a node finds the rows sent before it: the loader is
  * a pending batch of transaction/ as long as it holds any.
  */
-#include "executor/private.h"
+#include "executor/internal.h"
 
 #include "catalog/pg_type.h"
 #include "foreign/foreign.h"
@@ -108,7 +108,7 @@ dbscale_loader_begin(Relation rel, Oid userid)
 }
 
 ShardLoader *
-dbscale_loader_of_run(ExecutorRun *run, Oid userid)
+dbscale_loader_of_run(PlanRun *run, Oid userid)
 {
 	ListCell   *lc;
 	MemoryContext caller;

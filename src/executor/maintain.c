@@ -2,7 +2,7 @@
  * maintain.c
  *		TRUNCATE and ANALYZE of shards.
  */
-#include "executor/private.h"
+#include "executor/internal.h"
 
 #include "access/table.h"
 #include "commands/vacuum.h"
@@ -48,7 +48,7 @@ query_number(RemoteConnection *conn, const char *sql)
 {
 	char	   *value = dbscale_remote_query_value(conn, sql, REMOTE_NO_PARAMS);
 
-	return value != NULL ? float8in_internal(value, NULL, "double precision", value) : 0;
+	return value != NULL ? strtod(value, NULL) : 0;
 }
 
 static RemoteConnection *

@@ -13,7 +13,7 @@
  * found it has locked it (FOR UPDATE).  An UPDATE that gives the row the key of
  * another shard deletes it here and inserts it there, in the same transaction.
  */
-#include "executor/private.h"
+#include "executor/internal.h"
 
 #include "access/htup_details.h"
 #include "access/sysattr.h"
@@ -50,7 +50,7 @@ typedef struct RowStatement
 typedef struct ModifyState
 {
 	Relation	rel;
-	ExecutorRun *run;
+	PlanRun *run;
 	ResultRelInfo *rinfo;
 	Oid			userid;
 	Placement	placement;

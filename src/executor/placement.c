@@ -8,7 +8,7 @@
  * table (made by hand) are not checked on INSERT, and by core's partition
  * constraint when an UPDATE changes their key.
  */
-#include "executor/private.h"
+#include "executor/internal.h"
 
 #include "storage/lmgr.h"
 #include "utils/lsyscache.h"

@@ -2,7 +2,7 @@
  * remote_table.c
  *		Names and statements of one shard table on its node.
  */
-#include "executor/private.h"
+#include "executor/internal.h"
 
 #include "access/sysattr.h"
 #include "catalog/namespace.h"

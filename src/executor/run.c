@@ -25,13 +25,12 @@
  * outside a block, that touches a node once goes without BEGIN; one that touches it
  * several times opens a REPEATABLE READ transaction there, so that its scans agree.
  */
-#include "executor/private.h"
+#include "executor/internal.h"
 
 #include "access/xact.h"
 #include "catalog/partition.h"
 #include "catalog/pg_type.h"
-#include "executor/executor.h"
-#include "foreign/fdwapi.h"
+#include "miscadmin.h"
 #include "nodes/nodeFuncs.h"
 #include "tcop/pquery.h"
 #include "utils/lsyscache.h"
@@ -59,24 +58,24 @@ static dlist_head runs = DLIST_STATIC_INIT(runs);
 static void
 forget_run(void *arg)
 {
-	dlist_delete(&((ExecutorRun *) arg)->node);
+	dlist_delete(&((PlanRun *) arg)->node);
 }
 
-ExecutorRun *
+PlanRun *
 dbscale_run_get(EState *estate)
 {
 	dlist_iter	iter;
-	ExecutorRun *run;
+	PlanRun *run;
 	MemoryContextCallback *callback;
 
 	dlist_foreach(iter, &runs)
 	{
-		run = dlist_container(ExecutorRun, node, iter.cur);
+		run = dlist_container(PlanRun, node, iter.cur);
 		if (run->estate == estate)
 			return run;
 	}
 
-	run = MemoryContextAllocZero(estate->es_query_cxt, sizeof(ExecutorRun));
+	run = MemoryContextAllocZero(estate->es_query_cxt, sizeof(PlanRun));
 	callback = MemoryContextAlloc(estate->es_query_cxt, sizeof(MemoryContextCallback));
 	run->estate = estate;
 	callback->func = forget_run;
@@ -256,7 +255,7 @@ repeats_walker(PlanState *state, void *context)
 
 /* A plain SELECT from a client, outside a transaction block, is on its own. */
 static bool
-is_alone(ExecutorRun *run)
+is_alone(PlanRun *run)
 {
 	PlannedStmt *plan = run->estate->es_plannedstmt;
 	QueryDesc  *desc = ActivePortal != NULL ? ActivePortal->queryDesc : NULL;
@@ -269,7 +268,7 @@ is_alone(ExecutorRun *run)
 static RemoteUse
 use_for_scan(ForeignScanRun *scan)
 {
-	ExecutorRun *run = scan->run;
+	PlanRun *run = scan->run;
 	ListCell   *lc;
 	int			statements = 0;
 
@@ -366,7 +365,7 @@ send_scan(ForeignScanRun *scan)
 
 /* True when a LIMIT may stop the run before it has read every scan. */
 static bool
-may_stop_early(ExecutorRun *run)
+may_stop_early(PlanRun *run)
 {
 	QueryDesc  *desc = ActivePortal != NULL ? ActivePortal->queryDesc : NULL;
 	PlanState  *state;
@@ -392,7 +391,7 @@ may_stop_early(ExecutorRun *run)
 }
 
 static void
-send_all_scans(ExecutorRun *run)
+send_all_scans(PlanRun *run)
 {
 	ListCell   *lc;
 
@@ -443,7 +442,7 @@ send_directs(ForeignScanRun *first)
 void
 dbscale_run_send(ForeignScanRun *scan)
 {
-	ExecutorRun *run = scan->run;
+	PlanRun *run = scan->run;
 
 	if (scan->result_rel != NULL)
 	{
@@ -459,13 +458,13 @@ dbscale_run_send(ForeignScanRun *scan)
 }
 
 void
-dbscale_run_before_write(ExecutorRun *run)
+dbscale_run_before_write(PlanRun *run)
 {
 	send_all_scans(run);
 }
 
 void
-dbscale_run_note_write(ExecutorRun *run, Oid foreign_table)
+dbscale_run_note_write(PlanRun *run, Oid foreign_table)
 {
 	MemoryContext caller;
 

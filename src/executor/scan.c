@@ -6,7 +6,7 @@
  * A scan that may be started again keeps the rows it has read, if the executor says
  * so beforehand (EXEC_FLAG_REWIND) or once it has happened.
  */
-#include "executor/private.h"
+#include "executor/internal.h"
 
 #include "nodes/nodeFuncs.h"
 #include "utils/memutils.h"

@@ -5,12 +5,6 @@
 #ifndef DBSCALE_WRAPPER_H
 #define DBSCALE_WRAPPER_H
 
-/*
- * PostgreSQL has a header of this name, which other headers of its include: whoever
- * asks for it by name gets both.
- */
-#include_next "executor/executor.h"
-
 #include "transaction/transaction.h"
 #include "routing/routing.h"
 #include "access/tupdesc.h"

@@ -1,14 +1,15 @@
 /*
- * private.h
+ * internal.h
  *		What the files of executor/ share with each other only.
  */
-#ifndef DBSCALE_EXECUTOR_PRIVATE_H
-#define DBSCALE_EXECUTOR_PRIVATE_H
+#ifndef DBSCALE_EXECUTOR_INTERNAL_H
+#define DBSCALE_EXECUTOR_INTERNAL_H
 
-#include "executor/executor.h"
+#include "executor/wrapper.h"
 
 #include "access/htup.h"
 #include "commands/explain.h"
+#include "executor/executor.h"
 #include "foreign/fdwapi.h"
 #include "lib/stringinfo.h"
 #include "nodes/execnodes.h"
@@ -26,6 +27,8 @@ typedef enum WireKind
 	WIRE_FLOAT8,
 	WIRE_BYTES,					/* binary: the bytes of a varlena as they are */
 	WIRE_UUID,
+	WIRE_JSONB,
+	WIRE_LABEL,					/* an enum: its label, which is text and binary at once */
 	WIRE_SEND					/* binary: the type's send and receive functions */
 } WireKind;
 
@@ -103,7 +106,7 @@ extern HeapTuple dbscale_row_reader_tuple(RowReader *reader, const RemoteRow *ro
 
 typedef struct ForeignScanRun ForeignScanRun;
 
-typedef struct ExecutorRun
+typedef struct PlanRun
 {
 	dlist_node	node;
 	EState	   *estate;
@@ -114,13 +117,13 @@ typedef struct ExecutorRun
 	bool		sent;			/* the scans that could be sent ahead have been */
 	bool		use_known;
 	bool		alone;			/* outside a transaction block: reads may go without BEGIN */
-} ExecutorRun;
+} PlanRun;
 
 /* One ForeignScan node: a scan, or a direct modification. */
 struct ForeignScanRun
 {
 	ForeignScanState *node;
-	ExecutorRun *run;
+	PlanRun *run;
 	Oid			serverid;
 	Oid			userid;
 	char	   *sql;
@@ -147,14 +150,14 @@ struct ForeignScanRun
 	ResultRelInfo *result_rel;
 };
 
-extern ExecutorRun *dbscale_run_get(EState *estate);
+extern PlanRun *dbscale_run_get(EState *estate);
 /* Fill in what scans and direct modifications have in common, and register. */
 extern ForeignScanRun *dbscale_run_add_scan(ForeignScanState *node, List *fdw_private, bool direct);
 /* Send this scan, and with it every other that can go now. */
 extern void dbscale_run_send(ForeignScanRun *scan);
 /* Every scan sees the data as they were before: send them first. */
-extern void dbscale_run_before_write(ExecutorRun *run);
-extern void dbscale_run_note_write(ExecutorRun *run, Oid foreign_table);
+extern void dbscale_run_before_write(PlanRun *run);
+extern void dbscale_run_note_write(PlanRun *run, Oid foreign_table);
 extern void dbscale_run_close(ForeignScanRun *scan);
 
 /* ---- the callbacks, file by file ---- */
@@ -198,10 +201,10 @@ extern void dbscale_placement_refuse(const Placement *placement, int shard) pg_a
 /* ---- loader.c ---- */
 
 /* The loader of this executor run and user. */
-extern ShardLoader *dbscale_loader_of_run(ExecutorRun *run, Oid userid);
+extern ShardLoader *dbscale_loader_of_run(PlanRun *run, Oid userid);
 /* As dbscale_loader_add, for a row in the layout of `layout`. */
 extern void dbscale_loader_add_row(ShardLoader *loader, Oid foreign_table, Relation layout,
 								   TupleTableSlot *slot);
 extern void dbscale_loader_sync(ShardLoader *loader);
 
-#endif							/* DBSCALE_EXECUTOR_PRIVATE_H */
+#endif							/* DBSCALE_EXECUTOR_INTERNAL_H */
