@@ -20,6 +20,8 @@ extern uint64 dbscale_ddl_execute(const char *sql);
 extern uint64 dbscale_ddl_execute_as_owner(const char *sql);
 /* First column of the first row as palloc'd text, or NULL. */
 extern char *dbscale_ddl_query_value(const char *sql);
+/* All rows of a query: a list of char **, one string (NULL for SQL NULL) a column. */
+extern List *dbscale_ddl_query_rows(const char *sql);
 
 /* Create the copies of all reference tables on a node that has just been added. */
 extern void dbscale_ddl_copy_references_to(const ShardNode *node);
@@ -32,6 +34,13 @@ extern void dbscale_ddl_copy_references_to(const ShardNode *node);
 extern void dbscale_ddl_run_on_shards(const DistributedTable *table, const char *command);
 /* Run one command on every node that is enabled, in the current transaction. */
 extern void dbscale_ddl_run_on_nodes(const char *command);
+/*
+ * One command of many (batch.c): sent to the node in its remote transaction, not
+ * waited for until finish, so that all nodes work at the same time.  `label` names
+ * the shard or table in errors, or is NULL.
+ */
+extern List *dbscale_ddl_send(List *batch, const ShardNode *node, const char *sql, const char *label);
+extern void dbscale_ddl_finish(List *batch);
 /* The user whose mapping is used for DDL and maintenance on a node. */
 extern Oid	dbscale_ddl_node_user(const ShardNode *node);
 
