@@ -40,6 +40,13 @@ extern Oid	GetNewRelFileNumber(Oid reltablespace, Relation pg_class, char relper
 	GetNewRelFileNumber(tablespace, pg_class, persistence)
 #endif
 
+/* 16 made the ownership checks one function. */
+#if PG_VERSION_NUM < 160000
+#define dbscale_owns_relation(relid) pg_class_ownercheck(relid, GetUserId())
+#else
+#define dbscale_owns_relation(relid) object_ownercheck(RelationRelationId, relid, GetUserId())
+#endif
+
 /* 17 gave reindex_relation the statement, for event triggers. */
 #if PG_VERSION_NUM < 170000
 #define dbscale_reindex_relation(relid, flags, params) reindex_relation(relid, flags, params)
