@@ -100,19 +100,19 @@ split_options(ArrayType *array, List **server, List **mapping)
 	deconstruct_array(array, TEXTOID, -1, false, TYPALIGN_INT, &items, &nulls, &count);
 	for (int i = 0; i < count; i++)
 	{
-		char	   *text = nulls[i] ? NULL : TextDatumGetCString(items[i]);
-		char	   *equals = text ? strchr(text, '=') : NULL;
+		char	   *item = nulls[i] ? NULL : TextDatumGetCString(items[i]);
+		char	   *equals = item ? strchr(item, '=') : NULL;
 		List	  **list = server;
 
-		if (equals == NULL || equals == text)
+		if (equals == NULL || equals == item)
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 					 errmsg("option %d is not of the form key=value", i + 1)));
 		*equals = '\0';
 		for (int k = 0; mapping_options[k]; k++)
-			if (strcmp(text, mapping_options[k]) == 0)
+			if (strcmp(item, mapping_options[k]) == 0)
 				list = mapping;
-		*list = lappend(*list, option(text, equals + 1));
+		*list = lappend(*list, option(item, equals + 1));
 	}
 }
 
