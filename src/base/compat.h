@@ -72,4 +72,21 @@ extern Oid	GetNewRelFileNumber(Oid reltablespace, Relation pg_class, char relper
 				   (rinfo)->ri_RootResultRelInfo->ri_RangeTableIndex, estate)->checkAsUser)
 #endif
 
+/* 16: one function for the ownership of every kind of object */
+#include "utils/acl.h"
+#if PG_VERSION_NUM < 160000
+#define dbscale_owns_database(database, role) pg_database_ownercheck(database, role)
+#else
+#include "catalog/pg_database.h"
+#define dbscale_owns_database(database, role) \
+	object_ownercheck(DatabaseRelationId, database, role)
+#endif
+
+/* 17: a virtual transaction's two parts in a struct */
+#if PG_VERSION_NUM < 170000
+#define dbscale_proc_lxid(proc) ((proc)->lxid)
+#else
+#define dbscale_proc_lxid(proc) ((proc)->vxid.lxid)
+#endif
+
 #endif							/* DBSCALE_COMPAT_H */
