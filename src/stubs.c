@@ -39,7 +39,7 @@ __attribute__((weak)) const char *dbscale_remote_node_name(const RemoteConnectio
 __attribute__((weak)) bool dbscale_remote_is_broken(const RemoteConnection *conn) { elog(ERROR, "dbscale_remote_is_broken is not there yet"); }
 __attribute__((weak)) int dbscale_remote_version(const RemoteConnection *conn) { elog(ERROR, "dbscale_remote_version is not there yet"); }
 __attribute__((weak)) void dbscale_remote_disconnect(RemoteConnection *conn) { elog(ERROR, "dbscale_remote_disconnect is not there yet"); }
-__attribute__((weak)) List *dbscale_remote_connections(void) { elog(ERROR, "dbscale_remote_connections is not there yet"); }
+__attribute__((weak)) List *dbscale_remote_connections(void) { return NIL; }
 __attribute__((weak)) RemoteStatement *dbscale_remote_send(RemoteConnection *conn, const char *sql, const RemoteParams *params, int flags, const char *label) { elog(ERROR, "dbscale_remote_send is not there yet"); }
 __attribute__((weak)) void dbscale_remote_queue_command(RemoteConnection *conn, const char *sql) { elog(ERROR, "dbscale_remote_queue_command is not there yet"); }
 __attribute__((weak)) bool dbscale_remote_next_row(RemoteStatement *stmt, RemoteRow *row) { elog(ERROR, "dbscale_remote_next_row is not there yet"); }

@@ -9,7 +9,6 @@
  */
 #include "worker/registry.h"
 
-#include "catalog/pg_database.h"
 #include "commands/dbcommands.h"
 #include "commands/defrem.h"
 #include "miscadmin.h"
