@@ -65,6 +65,7 @@ extern List *dbscale_remote_connections(void);
  * Queue a statement and flush it, without waiting for its results.  The statement
  * lives in the current memory context and must be closed (or its context be reset,
  * which closes it).  `label` names the shard or table in error messages, or NULL.
+ * One command only: "a; b" is refused by the node.
  */
 extern RemoteStatement *dbscale_remote_send(RemoteConnection *conn, const char *sql,
 											const RemoteParams *params, int flags,
@@ -80,6 +81,8 @@ extern void dbscale_remote_queue_command(RemoteConnection *conn, const char *sql
 extern bool dbscale_remote_next_row(RemoteStatement *stmt, RemoteRow *row);
 /* Read to the end and return the count in the command tag (rows for SELECT). */
 extern uint64 dbscale_remote_finish(RemoteStatement *stmt);
+/* The command tag, once read to the end. */
+extern const char *dbscale_remote_tag(RemoteStatement *stmt);
 /* Back to the first row; needs REMOTE_KEEP_ROWS. */
 extern void dbscale_remote_rewind(RemoteStatement *stmt);
 /* Done with it: what is still unread is discarded (drained when something else needs the connection). */
@@ -109,22 +112,24 @@ extern void dbscale_remote_sync_all(List *conns);
 /*
  * For transaction/ only; none of these throws (they return false and leave the
  * connection marked broken).  cancel stops what runs on the node and empties the
- * queue; try_command runs one command within timeout_ms (-1: no limit).
+ * queue, but first takes in the rows of statements sent below nest_level (0: none
+ * are wanted); try_commands runs one command on each connection, all at once,
+ * within timeout_ms (-1: no limit).
  */
-extern bool dbscale_remote_cancel(RemoteConnection *conn, int timeout_ms);
+extern bool dbscale_remote_cancel(RemoteConnection *conn, int nest_level, int timeout_ms);
 extern bool dbscale_remote_try_commands(List *conns, List *commands, int timeout_ms,
-										bool *succeeded);
+										bool *succeeded, int *sqlstates);
 extern void dbscale_remote_mark_broken(RemoteConnection *conn);
-
-/* What transaction/ keeps on a connection; remote/ only stores it. */
-extern void *dbscale_remote_transaction_state(RemoteConnection *conn);
-extern void dbscale_remote_set_transaction_state(RemoteConnection *conn, void *state);
+extern bool dbscale_remote_is_idle(const RemoteConnection *conn);
+/* End what runs outside a remote transaction for nobody; no-op inside one. */
+extern void dbscale_remote_abandon(RemoteConnection *conn);
 
 /*
- * Called before CHECK_FOR_INTERRUPTS wherever a wait for a node may be interrupted
- * (so never after the local commit); may throw.  The deadlock detector's.
+ * What transaction/ keeps on a connection; remote/ only stores it, and takes a
+ * connection that has one to be inside a remote transaction: it is not replaced.
  */
-extern void (*dbscale_remote_interrupt_hook) (void);
+extern void *dbscale_remote_transaction_state(RemoteConnection *conn);
+extern void dbscale_remote_set_transaction_state(RemoteConnection *conn, void *state);
 
 extern void dbscale_remote_init(void);
 

@@ -7,7 +7,6 @@
 
 #include "ddl/ddl.h"
 
-/* Shared memory, the launcher's registration, and the hook for DROP DATABASE. */
-extern void dbscale_worker_init(void);
+extern void dbscale_worker_init(void);	/* shared memory hooks, launcher registration */
 
 #endif							/* DBSCALE_WORKER_H */

@@ -1,0 +1,129 @@
+/*
+ * wait.c
+ *		Waiting for a node: always on its socket and our latch together.
+ *
+ * Two ways of waiting.  A throwing wait serves interrupts and has no limit: the
+ * user's cancel and timeouts end it.  A quiet wait is for the end of a transaction,
+ * where nothing may be thrown: it serves no interrupt and has a deadline.
+ *
+ * While output is still to be sent we always read as well: a node that is blocked
+ * sending us rows reads nothing, and we would wait for each other.
+ */
+#include "remote/internal.h"
+
+#include "miscadmin.h"
+#include "storage/latch.h"
+#include "utils/timestamp.h"
+#include "utils/wait_event.h"
+
+RemoteWait
+remote_wait_throwing(void)
+{
+	RemoteWait	wait = {true, 0};
+
+	return wait;
+}
+
+/* timeout_ms < 0: no limit */
+RemoteWait
+remote_wait_quiet(int timeout_ms)
+{
+	RemoteWait	wait = {false, 0};
+
+	if (timeout_ms >= 0)
+		wait.deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), timeout_ms);
+	return wait;
+}
+
+/* Milliseconds up to the deadline, rounded up; -1: there is none. */
+static long
+time_left(const RemoteWait *wait)
+{
+	if (wait->deadline == 0)
+		return -1;
+	return TimestampDifferenceMilliseconds(GetCurrentTimestamp(), wait->deadline);
+}
+
+/* False when the deadline has passed. */
+bool
+remote_wait_socket(int socket, int events, const RemoteWait *wait)
+{
+	for (;;)
+	{
+		long		timeout = time_left(wait);
+		int			what = events | WL_LATCH_SET | WL_EXIT_ON_PM_DEATH;
+		int			rc;
+
+		if (timeout == 0)
+			return false;
+		if (timeout > 0)
+			what |= WL_TIMEOUT;
+		if (wait->throws)
+			CHECK_FOR_INTERRUPTS();
+		rc = WaitLatchOrSocket(MyLatch, what, socket, timeout, PG_WAIT_EXTENSION);
+		if (rc & WL_LATCH_SET)
+		{
+			ResetLatch(MyLatch);
+			if (wait->throws)
+				CHECK_FOR_INTERRUPTS();
+		}
+		if (rc & events)
+			return true;
+	}
+}
+
+/*
+ * Wait until something has come from the node, sending what is still to be sent.
+ * False on timeout, and when the connection was lost.
+ */
+bool
+remote_wait_input(RemoteConnection *conn, const RemoteWait *wait)
+{
+	int			unsent = PQflush(conn->pg);
+	int			events = WL_SOCKET_READABLE;
+
+	if (unsent > 0)
+		events |= WL_SOCKET_WRITEABLE;
+	if (unsent >= 0 && PQstatus(conn->pg) == CONNECTION_OK)
+	{
+		if (!remote_wait_socket(PQsocket(conn->pg), events, wait))
+			return false;
+		if (PQconsumeInput(conn->pg))
+			return true;
+	}
+
+	/* What the node said before it closed the connection may have been read. */
+	if (!PQisBusy(conn->pg) && !remote_is_idle(conn))
+		return true;
+	remote_lose(conn, PQerrorMessage(conn->pg));
+	return false;
+}
+
+/* Send everything that libpq has buffered. */
+bool
+remote_flush(RemoteConnection *conn, const RemoteWait *wait)
+{
+	for (;;)
+	{
+		int			unsent = PQflush(conn->pg);
+
+		if (unsent == 0)
+			return true;
+		if (unsent < 0 || PQstatus(conn->pg) != CONNECTION_OK)
+		{
+			remote_lose(conn, PQerrorMessage(conn->pg));
+			return false;
+		}
+		if (!remote_wait_socket(PQsocket(conn->pg), WL_SOCKET_READABLE | WL_SOCKET_WRITEABLE, wait))
+			return false;
+		if (!PQconsumeInput(conn->pg))
+		{
+			remote_lose(conn, PQerrorMessage(conn->pg));
+			return false;
+		}
+		if (conn->mode == MODE_PIPELINE)
+			remote_pump(conn);
+		if (conn->pg == NULL)
+			return false;
+	}
+}
