@@ -40,11 +40,53 @@ extern Oid	GetNewRelFileNumber(Oid reltablespace, Relation pg_class, char relper
 	GetNewRelFileNumber(tablespace, pg_class, persistence)
 #endif
 
+/* 16 made the ownership checks one function. */
+#if PG_VERSION_NUM < 160000
+#define dbscale_owns_relation(relid) pg_class_ownercheck(relid, GetUserId())
+#else
+#define dbscale_owns_relation(relid) object_ownercheck(RelationRelationId, relid, GetUserId())
+#endif
+
 /* 17 gave reindex_relation the statement, for event triggers. */
 #if PG_VERSION_NUM < 170000
 #define dbscale_reindex_relation(relid, flags, params) reindex_relation(relid, flags, params)
 #else
 #define dbscale_reindex_relation(relid, flags, params) reindex_relation(NULL, relid, flags, params)
+#endif
+
+/*
+ * 16 moved permission checks out of the range table: a ForeignScan now carries its
+ * user, and its base relations apart from the joins above them.
+ */
+#if PG_VERSION_NUM >= 160000
+#define DBSCALE_SCAN_RELIDS(plan) ((plan)->fs_base_relids)
+#define DBSCALE_SCAN_CHECK_AS_USER(plan, estate) ((plan)->checkAsUser)
+#define DBSCALE_RESULT_CHECK_AS_USER(rinfo, estate) ExecGetResultRelCheckAsUser(rinfo, estate)
+#else
+#define DBSCALE_SCAN_RELIDS(plan) ((plan)->fs_relids)
+#define DBSCALE_SCAN_CHECK_AS_USER(plan, estate) \
+	(exec_rt_fetch((plan)->scan.scanrelid > 0 ? (plan)->scan.scanrelid : \
+				   bms_next_member((plan)->fs_relids, -1), estate)->checkAsUser)
+#define DBSCALE_RESULT_CHECK_AS_USER(rinfo, estate) \
+	(exec_rt_fetch((rinfo)->ri_RangeTableIndex > 0 ? (rinfo)->ri_RangeTableIndex : \
+				   (rinfo)->ri_RootResultRelInfo->ri_RangeTableIndex, estate)->checkAsUser)
+#endif
+
+/* 16: one function for the ownership of every kind of object */
+#include "utils/acl.h"
+#if PG_VERSION_NUM < 160000
+#define dbscale_owns_database(database, role) pg_database_ownercheck(database, role)
+#else
+#include "catalog/pg_database.h"
+#define dbscale_owns_database(database, role) \
+	object_ownercheck(DatabaseRelationId, database, role)
+#endif
+
+/* 17: a virtual transaction's two parts in a struct */
+#if PG_VERSION_NUM < 170000
+#define dbscale_proc_lxid(proc) ((proc)->lxid)
+#else
+#define dbscale_proc_lxid(proc) ((proc)->vxid.lxid)
 #endif
 
 #endif							/* DBSCALE_COMPAT_H */

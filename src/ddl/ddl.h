@@ -20,6 +20,8 @@ extern uint64 dbscale_ddl_execute(const char *sql);
 extern uint64 dbscale_ddl_execute_as_owner(const char *sql);
 /* First column of the first row as palloc'd text, or NULL. */
 extern char *dbscale_ddl_query_value(const char *sql);
+/* All rows of a query: a list of char **, one string (NULL for SQL NULL) a column. */
+extern List *dbscale_ddl_query_rows(const char *sql);
 
 /* Create the copies of all reference tables on a node that has just been added. */
 extern void dbscale_ddl_copy_references_to(const ShardNode *node);
@@ -32,8 +34,23 @@ extern void dbscale_ddl_copy_references_to(const ShardNode *node);
 extern void dbscale_ddl_run_on_shards(const DistributedTable *table, const char *command);
 /* Run one command on every node that is enabled, in the current transaction. */
 extern void dbscale_ddl_run_on_nodes(const char *command);
+/*
+ * One command of many (batch.c): sent to the node in its remote transaction, not
+ * waited for until finish, so that all nodes work at the same time.  `label` names
+ * the shard or table in errors, or is NULL.
+ */
+extern List *dbscale_ddl_send(List *batch, const ShardNode *node, const char *sql, const char *label);
+extern void dbscale_ddl_finish(List *batch);
 /* The user whose mapping is used for DDL and maintenance on a node. */
 extern Oid	dbscale_ddl_node_user(const ShardNode *node);
+
+/* Before a table is touched (checks.c): opens it, locked, for its owner alone. */
+extern Relation dbscale_ddl_open_for_command(Oid relid, const char *command);
+/* Errors for what cannot be distributed on this key, or (key 0) as a reference table. */
+extern void dbscale_ddl_check_table(Relation rel, AttrNumber key);
+extern AttrNumber dbscale_ddl_check_key(Relation rel, const char *name, ShardStrategy strategy);
+/* OIDs of the table's own foreign key constraints. */
+extern List *dbscale_ddl_foreign_keys_of(Oid relid);
 
 /* Names on the nodes (shard_names.c). */
 
@@ -58,6 +75,10 @@ extern List *dbscale_ddl_shard_alter_sql(const DistributedTable *table, int shar
 extern char *dbscale_ddl_shard_index_sql(const DistributedTable *table, Oid index, int shard);
 /* ALTER TABLE ... ADD CONSTRAINT ... USING INDEX, or NULL if the index has no constraint. */
 extern char *dbscale_ddl_shard_constraint_sql(const DistributedTable *table, Oid index, int shard);
+/* Indexes, constraints and what else ALTER TABLE adds, once the rows are there. */
+extern List *dbscale_ddl_shard_finish_sql(const DistributedTable *table, int shard);
+/* A heap table's storage parameters, as WITH (...) takes them, or NULL. */
+extern char *dbscale_ddl_storage_parameters(Oid relid);
 /* Column names, quoted and separated by commas, without generated columns. */
 extern char *dbscale_ddl_column_list(Oid relid);
 
@@ -69,6 +90,22 @@ extern char *dbscale_ddl_column_list(Oid relid);
 extern void dbscale_ddl_check_foreign_key(Oid constraint, AttrNumber key, int group_id);
 extern void dbscale_ddl_remember_foreign_key(Oid constraint);
 extern List *dbscale_ddl_shard_foreign_keys_sql(const DistributedTable *table, int shard);
+
+/* Bounds of range and list shards (ranges.c). */
+typedef struct ShardBounds
+{
+	char	   *json;			/* as dbscale.shard.bounds */
+	char	   *label;			/* list: the shard's name, else NULL */
+	char	   *node;			/* list: where it is pinned, else NULL */
+} ShardBounds;
+
+/* Lists of ShardBounds *.  bounds NULL: derived from the rows. */
+extern List *dbscale_ddl_make_ranges(Oid relid, const char *key, Oid type,
+									 const char *step, const char *bounds);
+extern List *dbscale_ddl_parse_lists(Oid type, const char *bounds);
+extern ShardBounds *dbscale_ddl_parse_range(Oid type, const char *bounds);
+/* FOR VALUES ..., for a shard of any strategy. */
+extern char *dbscale_ddl_partition_clause(ShardStrategy strategy, int shard, const char *json);
 
 /*
  * From heap to partitioned table and back, in place (convert.c).  The rows are then

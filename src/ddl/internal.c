@@ -94,3 +94,35 @@ dbscale_ddl_execute_as_owner(const char *sql)
 	SetUserIdAndSecContext(userid, context);
 	return rows;
 }
+
+List *
+dbscale_ddl_query_rows(const char *sql)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	List	   *rows = NIL;
+	int			level;
+
+	SPI_connect();
+	level = dbscale_ddl_set_safe_path();
+	if (SPI_execute(sql, false, 0) != SPI_OK_SELECT)
+		elog(ERROR, "could not run an internal query");
+	AtEOXact_GUC(true, level);
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		TupleDesc	desc = SPI_tuptable->tupdesc;
+		char	  **row = MemoryContextAllocZero(caller, desc->natts * sizeof(char *));
+		MemoryContext old;
+
+		for (int n = 0; n < desc->natts; n++)
+		{
+			char	   *value = SPI_getvalue(SPI_tuptable->vals[i], desc, n + 1);
+
+			row[n] = value ? MemoryContextStrdup(caller, value) : NULL;
+		}
+		old = MemoryContextSwitchTo(caller);
+		rows = lappend(rows, row);
+		MemoryContextSwitchTo(old);
+	}
+	SPI_finish();
+	return rows;
+}

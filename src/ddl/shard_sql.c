@@ -93,6 +93,17 @@ stored_parameters(Oid relid)
 }
 
 char *
+dbscale_ddl_storage_parameters(Oid relid)
+{
+	return dbscale_ddl_query_value(
+		psprintf("SELECT string_agg(format('%%s%%I=%%L', prefix, split_part(o, '=', 1),"
+				 " substr(o, strpos(o, '=') + 1)), ', ') FROM"
+				 " (SELECT '' AS prefix, reloptions FROM pg_class WHERE oid = %u UNION ALL"
+				 " SELECT 'toast.', t.reloptions FROM pg_class c JOIN pg_class t ON t.oid = c.reltoastrelid"
+				 " WHERE c.oid = %u) r, unnest(r.reloptions) o", relid, relid));
+}
+
+char *
 dbscale_ddl_shard_table_sql(const DistributedTable *table, int shard)
 {
 	Relation	rel = table_open(table->relid, NoLock);

@@ -7,6 +7,7 @@
 
 #include "ddl/ddl.h"
 
-extern void dbscale_worker_init(void);	/* shared memory hooks, launcher registration */
+/* Shared memory, the launcher's registration, and the hook for DROP DATABASE. */
+extern void dbscale_worker_init(void);
 
 #endif							/* DBSCALE_WORKER_H */

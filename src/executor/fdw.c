@@ -1,0 +1,221 @@
+/*
+ * fdw.c
+ *		The foreign data wrapper dbscale_fdw: postgres_fdw plans, dbscale carries.
+ *
+ * The handler takes postgres_fdw's FdwRoutine from its own handler, keeps what plans
+ * and deparses, and replaces what runs.  postgres_fdw never opens a connection: its
+ * planner would only under use_remote_estimate, which the validator refuses.
+ */
+#include "executor/internal.h"
+
+#include "access/reloptions.h"
+#include "access/sysattr.h"
+#include "access/table.h"
+#include "catalog/partition.h"
+#include "foreign/foreign.h"
+#include "nodes/makefuncs.h"
+#include "nodes/pathnodes.h"
+#include "nodes/plannodes.h"
+#include "parser/parsetree.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+
+DBSCALE_FUNCTION(dbscale_fdw_handler);
+DBSCALE_FUNCTION(dbscale_fdw_validator);
+
+/* postgres_fdw's own, loaded once a backend */
+static FdwRoutine *borrowed = NULL;
+
+static FdwRoutine *
+borrow_routine(void)
+{
+	PGFunction	handler;
+
+	if (borrowed == NULL)
+	{
+		LOCAL_FCINFO(fcinfo, 0);
+		MemoryContext caller = MemoryContextSwitchTo(TopMemoryContext);
+
+		handler = (PGFunction) load_external_function("$libdir/postgres_fdw",
+													  "postgres_fdw_handler", true, NULL);
+		InitFunctionCallInfoData(*fcinfo, NULL, 0, InvalidOid, NULL, NULL);
+		borrowed = (FdwRoutine *) DatumGetPointer(handler(fcinfo));
+		MemoryContextSwitchTo(caller);
+	}
+	return borrowed;
+}
+
+/* ---- options ---- */
+
+/* Options of postgres_fdw that steer what dbscale does in its own way. */
+static const char *const refused_options[] = {
+	"analyze_sampling", "async_capable", "batch_size", "fetch_size", "keep_connections",
+	"parallel_abort", "parallel_commit", "use_remote_estimate"
+};
+
+static void
+refuse_option(const char *name)
+{
+	for (int i = 0; i < lengthof(refused_options); i++)
+		if (strcmp(name, refused_options[i]) == 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_FDW_INVALID_OPTION_NAME),
+					 errmsg("option \"%s\" does not apply to dbscale_fdw", name),
+					 errdetail("It belongs to postgres_fdw's own executor, which dbscale replaces."),
+					 errhint("Remove the option.")));
+}
+
+Datum
+dbscale_fdw_validator(PG_FUNCTION_ARGS)
+{
+	List	   *options = untransformRelOptions(PG_GETARG_DATUM(0));
+	PGFunction	validator;
+	ListCell   *lc;
+
+	foreach(lc, options)
+		refuse_option(lfirst_node(DefElem, lc)->defname);
+	validator = (PGFunction) load_external_function("$libdir/postgres_fdw",
+													"postgres_fdw_validator", true, NULL);
+	return DirectFunctionCall2(validator, PG_GETARG_DATUM(0), PG_GETARG_DATUM(1));
+}
+
+/* ---- planning ---- */
+
+/* The columns that an UPDATE sets, as numbers of `to`'s columns, for bms. */
+static Bitmapset *
+map_columns(List *columns, Oid from, Oid to)
+{
+	Bitmapset  *result = NULL;
+	ListCell   *lc;
+
+	foreach(lc, columns)
+	{
+		char	   *name = get_attname(from, lfirst_int(lc), false);
+		AttrNumber	attno = get_attnum(to, name);
+
+		if (attno != InvalidAttrNumber)
+			result = bms_add_member(result, attno - FirstLowInvalidHeapAttributeNumber);
+	}
+	return result;
+}
+
+/* Does setting these columns of a partition possibly move its rows elsewhere? */
+static bool
+sets_partition_key(Oid relid, List *columns)
+{
+	ListCell   *lc;
+
+	if (!get_rel_relispartition(relid))
+		return false;
+	foreach(lc, get_partition_ancestors(relid))
+	{
+		Relation	ancestor = table_open(lfirst_oid(lc), AccessShareLock);
+		bool		in_expression;
+		bool		found = has_partition_attrs(ancestor, map_columns(columns, relid, lfirst_oid(lc)),
+												&in_expression);
+
+		table_close(ancestor, NoLock);
+		if (found)
+			return true;
+	}
+	return false;
+}
+
+/* Is one of the plan's scans a join done on a node? */
+static bool
+joins_below(Plan *plan)
+{
+	ListCell   *lc;
+
+	if (plan == NULL)
+		return false;
+	if (IsA(plan, ForeignScan))
+		return ((ForeignScan *) plan)->scan.scanrelid == 0;
+	if (IsA(plan, Append))
+	{
+		foreach(lc, ((Append *) plan)->appendplans)
+			if (joins_below(lfirst(lc)))
+				return true;
+		return false;
+	}
+	return IsA(plan, Result) && joins_below(outerPlan(plan));
+}
+
+static bool
+plan_direct_modify(PlannerInfo *root, ModifyTable *plan, Index resultRelation, int subplan_index)
+{
+	RangeTblEntry *rte = planner_rt_fetch(resultRelation, root);
+
+	if (plan->operation == CMD_UPDATE &&
+		sets_partition_key(rte->relid, (List *) list_nth(plan->updateColnosLists, subplan_index)))
+		return false;
+	/* a join's rows would have to be taken apart again for RETURNING */
+	if (plan->returningLists != NIL && joins_below((Plan *) outerPlan(plan)))
+		return false;
+	return borrow_routine()->PlanDirectModify(root, plan, resultRelation, subplan_index);
+}
+
+/* ---- EXPLAIN ---- */
+
+static void
+explain_node(Oid serverid, ExplainState *es)
+{
+	ExplainPropertyText("Node", GetForeignServer(serverid)->servername, es);
+}
+
+static void
+explain_scan(ForeignScanState *node, ExplainState *es)
+{
+	explain_node(((ForeignScan *) node->ss.ps.plan)->fs_server, es);
+	borrow_routine()->ExplainForeignScan(node, es);
+}
+
+static void
+explain_direct(ForeignScanState *node, ExplainState *es)
+{
+	explain_node(((ForeignScan *) node->ss.ps.plan)->fs_server, es);
+	borrow_routine()->ExplainDirectModify(node, es);
+}
+
+static void
+explain_modify(ModifyTableState *mtstate, ResultRelInfo *rinfo, List *fdw_private,
+			   int subplan_index, ExplainState *es)
+{
+	explain_node(GetForeignTable(RelationGetRelid(rinfo->ri_RelationDesc))->serverid, es);
+	if (es->verbose)
+		ExplainPropertyText("Remote SQL", strVal(linitial(fdw_private)), es);
+}
+
+Datum
+dbscale_fdw_handler(PG_FUNCTION_ARGS)
+{
+	FdwRoutine *routine = makeNode(FdwRoutine);
+
+	*routine = *borrow_routine();
+
+	dbscale_scan_set_callbacks(routine);
+	dbscale_direct_set_callbacks(routine);
+	dbscale_modify_set_callbacks(routine);
+	dbscale_maintain_set_callbacks(routine);
+	routine->PlanDirectModify = plan_direct_modify;
+	routine->ExplainForeignScan = explain_scan;
+	routine->ExplainForeignModify = explain_modify;
+	routine->ExplainDirectModify = explain_direct;
+
+	/* shards are made by dbscale, not imported */
+	routine->ImportForeignSchema = NULL;
+	/* statements go out ahead of need instead: see run.c */
+	routine->IsForeignPathAsyncCapable = NULL;
+	routine->ForeignAsyncRequest = NULL;
+	routine->ForeignAsyncConfigureWait = NULL;
+	routine->ForeignAsyncNotify = NULL;
+
+	PG_RETURN_POINTER(routine);
+}
+
+void
+dbscale_executor_init(void)
+{
+	/* nothing to do at load: postgres_fdw's library is loaded when first needed */
+}

@@ -1,0 +1,195 @@
+/*
+ * maintain.c
+ *		TRUNCATE and ANALYZE of shards.
+ */
+#include "executor/internal.h"
+
+#include "access/table.h"
+#include "commands/vacuum.h"
+#include "foreign/foreign.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+#include "utils/sampling.h"
+
+/* ---- TRUNCATE: core gives the tables of one server at a time ---- */
+
+static void
+truncate_tables(List *rels, DropBehavior behavior, bool restart_seqs)
+{
+	StringInfoData sql;
+	StringInfoData label;
+	Oid			serverid = InvalidOid;
+	RemoteConnection *conn;
+	ListCell   *lc;
+
+	initStringInfo(&sql);
+	initStringInfo(&label);
+	appendStringInfoString(&sql, "TRUNCATE ");
+	foreach(lc, rels)
+	{
+		Oid			relid = RelationGetRelid((Relation) lfirst(lc));
+		const char *comma = foreach_current_index(lc) > 0 ? ", " : "";
+
+		serverid = GetForeignTable(relid)->serverid;
+		appendStringInfo(&sql, "%s%s", comma, dbscale_remote_table_name(relid));
+		appendStringInfo(&label, "%s%s", comma, dbscale_remote_label(relid));
+	}
+	appendStringInfo(&sql, " %s IDENTITY %s", restart_seqs ? "RESTART" : "CONTINUE",
+					 behavior == DROP_CASCADE ? "CASCADE" : "RESTRICT");
+	conn = dbscale_transaction_connection(serverid, GetUserId(), REMOTE_WRITE);
+	dbscale_remote_execute(conn, sql.data, REMOTE_NO_PARAMS, label.data);
+}
+
+/* ---- ANALYZE ---- */
+
+static double
+query_number(RemoteConnection *conn, const char *sql)
+{
+	char	   *value = dbscale_remote_query_value(conn, sql, REMOTE_NO_PARAMS);
+
+	return value != NULL ? strtod(value, NULL) : 0;
+}
+
+static RemoteConnection *
+analyze_connection(Relation rel)
+{
+	return dbscale_transaction_connection(GetForeignTable(RelationGetRelid(rel))->serverid,
+										  rel->rd_rel->relowner, REMOTE_READ);
+}
+
+/* The rows the shard is estimated to have, or a negative number if it can't be told. */
+static double
+estimate_rows(Relation rel, RemoteConnection *conn)
+{
+	char	   *table = quote_literal_cstr(dbscale_remote_table_name(RelationGetRelid(rel)));
+
+	return query_number(conn, psprintf("SELECT reltuples FROM pg_catalog.pg_class "
+									   "WHERE oid = %s::pg_catalog.regclass AND relkind IN ('r', 'm')",
+									   table));
+}
+
+/* SELECT of the columns; of a part of the rows where more are expected than wanted. */
+static char *
+sample_sql(Relation rel, double expected, int wanted, List **retrieved, double *fraction)
+{
+	TupleDesc	desc = RelationGetDescr(rel);
+	Oid			relid = RelationGetRelid(rel);
+	StringInfoData sql;
+
+	*retrieved = NIL;
+	*fraction = 1;
+	initStringInfo(&sql);
+	appendStringInfoString(&sql, "SELECT ");
+	for (int i = 0; i < desc->natts; i++)
+	{
+		Form_pg_attribute att = TupleDescAttr(desc, i);
+
+		if (att->attisdropped)
+			continue;
+		appendStringInfo(&sql, "%s%s", *retrieved != NIL ? ", " : "",
+						 dbscale_remote_column_name(relid, i + 1, NameStr(att->attname)));
+		*retrieved = lappend_int(*retrieved, i + 1);
+	}
+	if (*retrieved == NIL)
+		appendStringInfoString(&sql, "NULL");
+	appendStringInfo(&sql, " FROM %s", dbscale_remote_table_name(relid));
+	/* a fifth more than wanted: the sample's size varies and the estimate is old */
+	if (expected > wanted * 1.2)
+	{
+		*fraction = wanted * 1.2 / expected;
+		appendStringInfo(&sql, " TABLESAMPLE BERNOULLI (%.10g)", *fraction * 100);
+	}
+	return sql.data;
+}
+
+/* Fill rows[] from the statement, each row of it with the same chance; *seen counts all. */
+static int
+fill_reservoir(RemoteStatement *stmt, RowReader *reader, HeapTuple *rows, int targrows, double *seen)
+{
+	MemoryContext scratch = AllocSetContextCreate(CurrentMemoryContext, "dbscale sample row",
+												  ALLOCSET_DEFAULT_SIZES);
+	ReservoirStateData state;
+	RemoteRow	row;
+	int			count = 0;
+	double		skip = -1;
+
+	reservoir_init_selection_state(&state, targrows);
+	*seen = 0;
+	while (dbscale_remote_next_row(stmt, &row))
+	{
+		MemoryContext caller;
+		HeapTuple	tuple;
+		int			position = count;
+
+		CHECK_FOR_INTERRUPTS();
+		if (count >= targrows)
+		{
+			if (skip < 0)
+				skip = reservoir_get_next_S(&state, *seen, targrows);
+			(*seen)++;
+			if (skip-- >= 1)
+				continue;
+			skip = -1;
+			position = (int) (targrows * sampler_random_fract(&state.randstate));
+			heap_freetuple(rows[position]);
+		}
+		else
+		{
+			count++;
+			(*seen)++;
+		}
+		caller = MemoryContextSwitchTo(scratch);
+		tuple = dbscale_row_reader_tuple(reader, &row);
+		MemoryContextSwitchTo(caller);
+		rows[position] = heap_copytuple(tuple);
+		MemoryContextReset(scratch);
+	}
+	MemoryContextDelete(scratch);
+	return count;
+}
+
+static int
+acquire_sample(Relation rel, int elevel, HeapTuple *rows, int targrows,
+			   double *totalrows, double *totaldeadrows)
+{
+	RemoteConnection *conn = analyze_connection(rel);
+	double		expected = estimate_rows(rel, conn);
+	List	   *retrieved;
+	double		fraction;
+	double		seen;
+	char	   *sql = sample_sql(rel, expected, targrows, &retrieved, &fraction);
+	char	   *label = dbscale_remote_label(RelationGetRelid(rel));
+	RowReader  *reader = dbscale_row_reader_create(RelationGetDescr(rel), retrieved, false, label);
+	RemoteStatement *stmt = dbscale_remote_send(conn, sql, REMOTE_NO_PARAMS, 0, label);
+	int			count = fill_reservoir(stmt, reader, rows, targrows, &seen);
+
+	dbscale_remote_close(stmt);
+	*totaldeadrows = 0;
+	*totalrows = fraction < 1 ? Max(expected, seen) : seen;
+	ereport(elevel,
+			(errmsg("\"%s\": table contains %.0f rows, %d rows in sample",
+					RelationGetRelationName(rel), *totalrows, count)));
+	return count;
+}
+
+static bool
+analyze_table(Relation rel, AcquireSampleRowsFunc *func, BlockNumber *totalpages)
+{
+	char	   *table = quote_literal_cstr(dbscale_remote_table_name(RelationGetRelid(rel)));
+	double		pages;
+
+	pages = query_number(analyze_connection(rel),
+						 psprintf("SELECT pg_catalog.pg_relation_size(%s::pg_catalog.regclass) / "
+								  "pg_catalog.current_setting('block_size')::int8", table));
+	*totalpages = (BlockNumber) Min(pages, (double) MaxBlockNumber);
+	*func = acquire_sample;
+	return true;
+}
+
+void
+dbscale_maintain_set_callbacks(FdwRoutine *routine)
+{
+	routine->ExecForeignTruncate = truncate_tables;
+	routine->AnalyzeForeignTable = analyze_table;
+}

@@ -1,0 +1,487 @@
+/*
+ * run.c
+ *		What the foreign scans and modifications of one executor run share.
+ *
+ * Nouns: a *run* is one execution of one plan, found by its EState.  A *scan* is
+ * one ForeignScan node of it; a *direct modification* is one that updates or
+ * deletes on the node by itself.
+ *
+ * Nodes work at the same time because statements go out before they are needed.
+ * ExecutorStart lets every ForeignScan register here.  The first row that any of
+ * them is asked for sends the statements of all: an Append over 32 shards on two
+ * nodes costs one round trip, and while the rows of the first shard are read, the
+ * others are being computed.  Two kinds wait for their own turn: a statement with
+ * parameters that the executor computes on the way (PARAM_EXEC), and a scan below
+ * a LIMIT, of which only a few may be wanted.
+ *
+ * A statement sees the data as they were when it began.  Therefore
+ *	(1) before the first write of a run every scan that can be sent is sent, and the
+ *		nodes, which execute in order, read before they write;
+ *	(2) a scan that must be sent later, after the run has written a table that it
+ *		reads, is refused: no snapshot that could answer it is left.
+ *
+ * Which transaction a read takes: in a transaction block, in a function or beside
+ * writes it opens the remote transaction as any statement does.  A SELECT of its own,
+ * outside a block, that touches a node once goes without BEGIN; one that touches it
+ * several times opens a REPEATABLE READ transaction there, so that its scans agree.
+ */
+#include "executor/internal.h"
+
+#include "access/xact.h"
+#include "catalog/partition.h"
+#include "catalog/pg_type.h"
+#include "miscadmin.h"
+#include "nodes/nodeFuncs.h"
+#include "tcop/pquery.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+
+/* postgres_fdw's private list of a ForeignScan */
+enum ScanPrivate
+{
+	SCAN_SQL,
+	SCAN_RETRIEVED_ATTRS
+};
+
+/* and of a direct modification */
+enum DirectPrivate
+{
+	DIRECT_SQL,
+	DIRECT_HAS_RETURNING,
+	DIRECT_RETRIEVED_ATTRS,
+	DIRECT_SET_PROCESSED
+};
+
+/* The runs of this backend, innermost first; each lives in its EState's own context. */
+static dlist_head runs = DLIST_STATIC_INIT(runs);
+
+static void
+forget_run(void *arg)
+{
+	dlist_delete(&((PlanRun *) arg)->node);
+}
+
+PlanRun *
+dbscale_run_get(EState *estate)
+{
+	dlist_iter	iter;
+	PlanRun *run;
+	MemoryContextCallback *callback;
+
+	dlist_foreach(iter, &runs)
+	{
+		run = dlist_container(PlanRun, node, iter.cur);
+		if (run->estate == estate)
+			return run;
+	}
+
+	run = MemoryContextAllocZero(estate->es_query_cxt, sizeof(PlanRun));
+	callback = MemoryContextAlloc(estate->es_query_cxt, sizeof(MemoryContextCallback));
+	run->estate = estate;
+	callback->func = forget_run;
+	callback->arg = run;
+	dlist_push_head(&runs, &run->node);
+	MemoryContextRegisterResetCallback(estate->es_query_cxt, callback);
+	return run;
+}
+
+/* ---- registration ---- */
+
+static bool
+collect_exec_params(Node *node, Bitmapset **params)
+{
+	if (node == NULL)
+		return false;
+	if (IsA(node, Param) && ((Param *) node)->paramkind == PARAM_EXEC)
+		*params = bms_add_member(*params, ((Param *) node)->paramid);
+	return expression_tree_walker(node, collect_exec_params, params);
+}
+
+/* Parameters come from fdw_exprs, in the order of their numbers. */
+static void
+prepare_params(ForeignScanRun *scan, bool binary)
+{
+	ForeignScan *plan = (ForeignScan *) scan->node->ss.ps.plan;
+	int			count = list_length(plan->fdw_exprs);
+	Oid		   *types = palloc(sizeof(Oid) * Max(count, 1));
+	ListCell   *lc;
+
+	if (count == 0)
+		return;
+	foreach(lc, plan->fdw_exprs)
+		types[foreach_current_index(lc)] = exprType(lfirst(lc));
+	collect_exec_params((Node *) plan->fdw_exprs, &scan->exec_params);
+	scan->param_states = ExecInitExprList(plan->fdw_exprs, &scan->node->ss.ps);
+	scan->params = dbscale_params_create(count, types, binary);
+}
+
+/* The tables the node names, from its range table entries. */
+static void
+find_relations(ForeignScanRun *scan)
+{
+	ForeignScan *plan = (ForeignScan *) scan->node->ss.ps.plan;
+	EState	   *estate = scan->run->estate;
+	StringInfoData label;
+	int			rti = -1;
+
+	initStringInfo(&label);
+	while ((rti = bms_next_member(DBSCALE_SCAN_RELIDS(plan), rti)) > 0)
+	{
+		RangeTblEntry *rte = exec_rt_fetch(rti, estate);
+
+		if (rte->rtekind != RTE_RELATION)
+			continue;
+		scan->relations = lappend_oid(scan->relations, rte->relid);
+		appendStringInfo(&label, "%s%s", label.len > 0 ? ", " : "",
+						 dbscale_remote_label(rte->relid));
+	}
+	scan->label = label.data;
+}
+
+/* Binary results are for shards only: a table made by hand may differ in its types. */
+static bool
+all_are_shards(List *relations)
+{
+	ListCell   *lc;
+	int			shard;
+
+	foreach(lc, relations)
+	{
+		if (dbscale_catalog_owner_of(lfirst_oid(lc), &shard) == NULL &&
+			dbscale_catalog_table(lfirst_oid(lc)) == NULL)
+			return false;
+	}
+	return true;
+}
+
+/*
+ * What the result's fields are: the table's row type, or for a join or aggregate the
+ * scan tuple, in which a whole row may still be called a record.
+ */
+static TupleDesc
+result_descriptor(ForeignScanRun *scan)
+{
+	ForeignScan *plan = (ForeignScan *) scan->node->ss.ps.plan;
+	TupleDesc	desc;
+
+	if (plan->scan.scanrelid > 0)
+		return RelationGetDescr(scan->node->ss.ss_currentRelation);
+	desc = CreateTupleDescCopy(scan->node->ss.ss_ScanTupleSlot->tts_tupleDescriptor);
+	for (int i = 0; i < desc->natts; i++)
+	{
+		Form_pg_attribute att = TupleDescAttr(desc, i);
+		Var		   *var;
+		RangeTblEntry *rte;
+
+		if (att->atttypid != RECORDOID || att->atttypmod >= 0)
+			continue;
+		var = (Var *) list_nth_node(TargetEntry, plan->fdw_scan_tlist, i)->expr;
+		if (!IsA(var, Var) || var->varattno != 0)
+			continue;
+		rte = exec_rt_fetch(var->varno, scan->run->estate);
+		if (rte->rtekind != RTE_RELATION || !OidIsValid(get_rel_type_id(rte->relid)))
+			continue;
+		att->atttypid = get_rel_type_id(rte->relid);
+		att->atttypmod = -1;
+	}
+	return desc;
+}
+
+static bool
+is_locking(ForeignScanRun *scan)
+{
+	int			length = strlen(scan->sql);
+
+	/* the deparser writes FOR UPDATE or FOR SHARE last */
+	return (length > 11 && strcmp(scan->sql + length - 11, " FOR UPDATE") == 0) ||
+		(length > 10 && strcmp(scan->sql + length - 10, " FOR SHARE") == 0);
+}
+
+ForeignScanRun *
+dbscale_run_add_scan(ForeignScanState *node, List *fdw_private, bool direct)
+{
+	ForeignScan *plan = (ForeignScan *) node->ss.ps.plan;
+	EState	   *estate = node->ss.ps.state;
+	ForeignScanRun *scan = palloc0(sizeof(ForeignScanRun));
+	List	   *retrieved;
+	Oid			check_as = DBSCALE_SCAN_CHECK_AS_USER(plan, estate);
+	bool		binary;
+
+	scan->node = node;
+	scan->run = dbscale_run_get(estate);
+	scan->serverid = plan->fs_server;
+	scan->userid = OidIsValid(check_as) ? check_as : GetUserId();
+	scan->sql = strVal(list_nth(fdw_private, direct ? (int) DIRECT_SQL : (int) SCAN_SQL));
+	retrieved = list_nth(fdw_private, direct ? (int) DIRECT_RETRIEVED_ATTRS : (int) SCAN_RETRIEVED_ATTRS);
+	find_relations(scan);
+	binary = all_are_shards(scan->relations);
+	prepare_params(scan, binary);
+	if (direct)
+	{
+		scan->has_returning = boolVal(list_nth(fdw_private, DIRECT_HAS_RETURNING));
+		scan->set_processed = boolVal(list_nth(fdw_private, DIRECT_SET_PROCESSED));
+		scan->result_rel = node->resultRelInfo;
+	}
+	else
+		scan->locks_rows = is_locking(scan);
+	if (!direct || scan->has_returning)
+		scan->reader = dbscale_row_reader_create(result_descriptor(scan), retrieved,
+												 binary, scan->label);
+	if (scan->reader && scan->reader->binary)
+		scan->flags |= REMOTE_BINARY;
+	scan->row_context = AllocSetContextCreate(estate->es_query_cxt, "dbscale row",
+											  ALLOCSET_DEFAULT_SIZES);
+	if (direct)
+		scan->run->directs = lappend(scan->run->directs, scan);
+	else
+		scan->run->scans = lappend(scan->run->scans, scan);
+	return scan;
+}
+
+/* ---- how a run reads ---- */
+
+/* Plan nodes that may run what is below them again, with no rewind promised. */
+static bool
+repeats_walker(PlanState *state, void *context)
+{
+	if (state == NULL)
+		return false;
+	if (IsA(state, NestLoopState) && ((NestLoop *) state->plan)->nestParams != NIL)
+		return true;
+	if (IsA(state, RecursiveUnionState))
+		return true;
+	return planstate_tree_walker(state, repeats_walker, context);
+}
+
+/* A plain SELECT from a client, outside a transaction block, is on its own. */
+static bool
+is_alone(PlanRun *run)
+{
+	PlannedStmt *plan = run->estate->es_plannedstmt;
+	QueryDesc  *desc = ActivePortal != NULL ? ActivePortal->queryDesc : NULL;
+
+	return desc != NULL && desc->estate == run->estate &&
+		!IsTransactionBlock() && !IsSubTransaction() && !IsolationIsSerializable() &&
+		plan->commandType == CMD_SELECT && plan->rowMarks == NIL && !plan->hasModifyingCTE;
+}
+
+static RemoteUse
+use_for_scan(ForeignScanRun *scan)
+{
+	PlanRun *run = scan->run;
+	ListCell   *lc;
+	int			statements = 0;
+
+	/*
+	 * FOR UPDATE and FOR SHARE need the transaction, which keeps their locks, but
+	 * change nothing that a second phase of commit would have to protect.
+	 */
+	if (!run->use_known)
+	{
+		run->alone = is_alone(run);
+		run->use_known = true;
+	}
+	if (!run->alone || scan->locks_rows)
+		return REMOTE_READ;
+	if (run->estate->es_plannedstmt->subplans != NIL ||
+		repeats_walker(ActivePortal->queryDesc->planstate, NULL))
+		return REMOTE_READ_STABLE;
+	foreach(lc, run->scans)
+	{
+		ForeignScanRun *other = lfirst(lc);
+
+		if (other->serverid == scan->serverid && other->userid == scan->userid)
+			statements += other->exec_params == NULL ? 1 : 2;
+	}
+	return statements == 1 ? REMOTE_READ_ALONE : REMOTE_READ_STABLE;
+}
+
+/* ---- sending ---- */
+
+static const RemoteParams *
+evaluate_params(ForeignScanRun *scan)
+{
+	ExprContext *econtext = scan->node->ss.ps.ps_ExprContext;
+	int			count = list_length(scan->param_states);
+	Datum	   *values = palloc(sizeof(Datum) * Max(count, 1));
+	bool	   *nulls = palloc(sizeof(bool) * Max(count, 1));
+	ListCell   *lc;
+	MemoryContext caller = MemoryContextSwitchTo(econtext->ecxt_per_tuple_memory);
+	const RemoteParams *params;
+
+	foreach(lc, scan->param_states)
+	{
+		int			i = foreach_current_index(lc);
+
+		values[i] = ExecEvalExpr((ExprState *) lfirst(lc), econtext, &nulls[i]);
+	}
+	params = dbscale_params_set(scan->params, values, nulls);
+	MemoryContextSwitchTo(caller);
+	pfree(values);
+	pfree(nulls);
+	return params;
+}
+
+static void
+refuse_read_after_write(ForeignScanRun *scan)
+{
+	ListCell   *lc;
+
+	foreach(lc, scan->relations)
+	{
+		if (list_member_oid(scan->run->modified, lfirst_oid(lc)))
+			ereport(ERROR,
+					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+					 errmsg("the statement reads shard \"%s\" again after writing to it",
+							get_rel_name(lfirst_oid(lc))),
+					 errdetail("The rows as they were before the statement are no longer to be had from the node."),
+					 errhint("Split the statement: first select into a temporary table, then write from it.")));
+	}
+}
+
+static void
+send_statement(ForeignScanRun *scan, RemoteUse use)
+{
+	RemoteConnection *conn;
+	const RemoteParams *params = REMOTE_NO_PARAMS;
+	MemoryContext caller;
+
+	if (scan->params != NULL)
+		params = evaluate_params(scan);
+	conn = dbscale_transaction_connection(scan->serverid, scan->userid, use);
+	caller = MemoryContextSwitchTo(scan->run->estate->es_query_cxt);
+	scan->statement = dbscale_remote_send(conn, scan->sql, params, scan->flags, scan->label);
+	MemoryContextSwitchTo(caller);
+	scan->at_start = true;
+	scan->at_end = false;
+}
+
+static void
+send_scan(ForeignScanRun *scan)
+{
+	refuse_read_after_write(scan);
+	send_statement(scan, use_for_scan(scan));
+}
+
+/* True when a LIMIT may stop the run before it has read every scan. */
+static bool
+may_stop_early(PlanRun *run)
+{
+	QueryDesc  *desc = ActivePortal != NULL ? ActivePortal->queryDesc : NULL;
+	PlanState  *state;
+
+	if (desc == NULL || desc->estate != run->estate)
+		return false;
+	for (state = desc->planstate; state != NULL; state = outerPlanState(state))
+	{
+		if (IsA(state, LimitState))
+		{
+			PlanState  *below = outerPlanState(state);
+
+			while (below != NULL && (IsA(below, ResultState) || IsA(below, LockRowsState) ||
+									 IsA(below, SubqueryScanState)))
+				below = IsA(below, SubqueryScanState) ?
+					((SubqueryScanState *) below)->subplan : outerPlanState(below);
+			return below != NULL && IsA(below, AppendState);
+		}
+		if (!IsA(state, ResultState) && !IsA(state, ProjectSetState) && !IsA(state, LockRowsState))
+			return false;
+	}
+	return false;
+}
+
+static void
+send_all_scans(PlanRun *run)
+{
+	ListCell   *lc;
+
+	/* set first: evaluating parameters may come back here */
+	if (run->sent)
+		return;
+	run->sent = true;
+	foreach(lc, run->scans)
+	{
+		ForeignScanRun *scan = lfirst(lc);
+
+		if (scan->statement == NULL && !scan->ended && scan->exec_params == NULL)
+			send_scan(scan);
+	}
+}
+
+/*
+ * Direct modifications of one ModifyTable go out together.  Those of another may
+ * stand below a condition that keeps them from running at all.
+ */
+static void
+send_directs(ForeignScanRun *first)
+{
+	ResultRelInfo *root = first->result_rel->ri_RootResultRelInfo;
+	ListCell   *lc;
+
+	foreach(lc, first->run->directs)
+	{
+		ForeignScanRun *direct = lfirst(lc);
+
+		if (direct->statement != NULL || direct->ended)
+			continue;
+		if (direct == first ||
+			(root != NULL && direct->result_rel->ri_RootResultRelInfo == root &&
+			 direct->exec_params == NULL))
+			send_statement(direct, REMOTE_WRITE);
+	}
+	/* only now: they are parts of one statement and no two touch one table */
+	foreach(lc, first->run->directs)
+	{
+		ForeignScanRun *direct = lfirst(lc);
+
+		if (direct->statement != NULL)
+			dbscale_run_note_write(first->run, RelationGetRelid(direct->result_rel->ri_RelationDesc));
+	}
+}
+
+void
+dbscale_run_send(ForeignScanRun *scan)
+{
+	PlanRun *run = scan->run;
+
+	if (scan->result_rel != NULL)
+	{
+		dbscale_run_before_write(run);
+		send_directs(scan);
+		return;
+	}
+	/* a recheck of one row reads next to nothing; and see the head of this file */
+	if (run->estate->es_epq_active == NULL && scan->exec_params == NULL && !may_stop_early(run))
+		send_all_scans(run);
+	if (scan->statement == NULL)
+		send_scan(scan);
+}
+
+void
+dbscale_run_before_write(PlanRun *run)
+{
+	send_all_scans(run);
+}
+
+void
+dbscale_run_note_write(PlanRun *run, Oid foreign_table)
+{
+	MemoryContext caller;
+
+	if (list_member_oid(run->modified, foreign_table))
+		return;
+	caller = MemoryContextSwitchTo(run->estate->es_query_cxt);
+	run->modified = lappend_oid(run->modified, foreign_table);
+	if (get_rel_relispartition(foreign_table))
+		run->modified = list_concat_unique_oid(run->modified, get_partition_ancestors(foreign_table));
+	MemoryContextSwitchTo(caller);
+}
+
+void
+dbscale_run_close(ForeignScanRun *scan)
+{
+	if (scan->statement != NULL)
+		dbscale_remote_close(scan->statement);
+	scan->statement = NULL;
+	scan->at_start = scan->at_end = false;
+}

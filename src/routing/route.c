@@ -1,0 +1,88 @@
+/*
+ * route.c
+ *		From a key of any type to its shard.
+ */
+#include "routing/router.h"
+
+#include "catalog/pg_type.h"
+#include "parser/parse_coerce.h"
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+#include "utils/lsyscache.h"
+
+static const RoutingStrategy *const strategies[] = {
+	[SHARD_HASH] = &dbscale_hash_strategy,
+	[SHARD_DIRECTORY] = &dbscale_hash_strategy,
+	[SHARD_RANGE] = &dbscale_range_strategy,
+	[SHARD_LIST] = &dbscale_list_strategy,
+};
+
+int
+dbscale_route_key(const DistributedTable *table, Datum key, bool isnull)
+{
+	const RoutingStrategy *strategy = strategies[table->group->strategy];
+
+	return isnull ? strategy->route_null(table) : strategy->route(table, key);
+}
+
+static Datum
+cast_through_text(Datum key, Oid from, Oid to)
+{
+	Oid			output;
+	bool		is_varlena;
+
+	getTypeOutputInfo(from, &output, &is_varlena);
+	return dbscale_key_from_text(to, OidOutputFunctionCall(output, key));
+}
+
+/* A cast function may also take the type modifier and whether the cast is explicit. */
+static Datum
+call_cast_function(Oid function, Datum key)
+{
+	switch (get_func_nargs(function))
+	{
+		case 1:
+			return OidFunctionCall1(function, key);
+		case 2:
+			return OidFunctionCall2(function, key, Int32GetDatum(-1));
+		default:
+			return OidFunctionCall3(function, key, Int32GetDatum(-1), BoolGetDatum(false));
+	}
+}
+
+/* As an assignment casts, but text of any kind is read as the key's type. */
+Datum
+dbscale_cast_key(const DistributedTable *table, Datum key, Oid type)
+{
+	Oid			target = table->group->key_type;
+	Oid			function;
+
+	if (type == target)
+		return key;
+	switch (find_coercion_pathway(target, type, COERCION_ASSIGNMENT, &function))
+	{
+		case COERCION_PATH_RELABELTYPE:
+			return key;
+		case COERCION_PATH_FUNC:
+			return call_cast_function(function, key);
+		case COERCION_PATH_COERCEVIAIO:
+			return cast_through_text(key, type, target);
+		default:
+			break;
+	}
+	if (type == UNKNOWNOID || TypeCategory(type) == TYPCATEGORY_STRING)
+		return cast_through_text(key, type, target);
+	ereport(ERROR,
+			(errcode(ERRCODE_CANNOT_COERCE),
+			 errmsg("cannot cast type %s to %s, the type of the shard key of table \"%s\"",
+					format_type_be(type), format_type_be(target), get_rel_name(table->relid)),
+			 errhint("Cast the key to %s.", format_type_be(target))));
+}
+
+int
+dbscale_route_any_key(const DistributedTable *table, Datum key, Oid type, bool isnull)
+{
+	if (!isnull)
+		key = dbscale_cast_key(table, key, type);
+	return dbscale_route_key(table, key, isnull);
+}
