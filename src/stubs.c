@@ -32,33 +32,6 @@ __attribute__((weak)) bool dbscale_type_is_hashable(Oid type) { elog(ERROR, "dbs
 __attribute__((weak)) uint32 dbscale_hash_key(Oid type, Oid collation, Datum key) { elog(ERROR, "dbscale_hash_key is not there yet"); }
 __attribute__((weak)) Oid dbscale_routing_create_opfamily(int group_id, Oid key_type) { elog(ERROR, "dbscale_routing_create_opfamily is not there yet"); }
 __attribute__((weak)) void dbscale_routing_drop_opfamily(int group_id) { elog(ERROR, "dbscale_routing_drop_opfamily is not there yet"); }
-__attribute__((weak)) RemoteConnection *dbscale_remote_connect(Oid serverid, Oid userid) { elog(ERROR, "dbscale_remote_connect is not there yet"); }
-__attribute__((weak)) Oid dbscale_remote_server(const RemoteConnection *conn) { elog(ERROR, "dbscale_remote_server is not there yet"); }
-__attribute__((weak)) Oid dbscale_remote_user(const RemoteConnection *conn) { elog(ERROR, "dbscale_remote_user is not there yet"); }
-__attribute__((weak)) const char *dbscale_remote_node_name(const RemoteConnection *conn) { elog(ERROR, "dbscale_remote_node_name is not there yet"); }
-__attribute__((weak)) bool dbscale_remote_is_broken(const RemoteConnection *conn) { elog(ERROR, "dbscale_remote_is_broken is not there yet"); }
-__attribute__((weak)) int dbscale_remote_version(const RemoteConnection *conn) { elog(ERROR, "dbscale_remote_version is not there yet"); }
-__attribute__((weak)) void dbscale_remote_disconnect(RemoteConnection *conn) { elog(ERROR, "dbscale_remote_disconnect is not there yet"); }
-__attribute__((weak)) List *dbscale_remote_connections(void) { return NIL; }
-__attribute__((weak)) RemoteStatement *dbscale_remote_send(RemoteConnection *conn, const char *sql, const RemoteParams *params, int flags, const char *label) { elog(ERROR, "dbscale_remote_send is not there yet"); }
-__attribute__((weak)) void dbscale_remote_queue_command(RemoteConnection *conn, const char *sql) { elog(ERROR, "dbscale_remote_queue_command is not there yet"); }
-__attribute__((weak)) bool dbscale_remote_next_row(RemoteStatement *stmt, RemoteRow *row) { elog(ERROR, "dbscale_remote_next_row is not there yet"); }
-__attribute__((weak)) uint64 dbscale_remote_finish(RemoteStatement *stmt) { elog(ERROR, "dbscale_remote_finish is not there yet"); }
-__attribute__((weak)) void dbscale_remote_rewind(RemoteStatement *stmt) { elog(ERROR, "dbscale_remote_rewind is not there yet"); }
-__attribute__((weak)) void dbscale_remote_close(RemoteStatement *stmt) { elog(ERROR, "dbscale_remote_close is not there yet"); }
-__attribute__((weak)) uint64 dbscale_remote_execute(RemoteConnection *conn, const char *sql, const RemoteParams *params, const char *label) { elog(ERROR, "dbscale_remote_execute is not there yet"); }
-__attribute__((weak)) char *dbscale_remote_query_value(RemoteConnection *conn, const char *sql, const RemoteParams *params) { elog(ERROR, "dbscale_remote_query_value is not there yet"); }
-__attribute__((weak)) void dbscale_remote_copy_begin(RemoteConnection *conn, const char *sql, const char *label) { elog(ERROR, "dbscale_remote_copy_begin is not there yet"); }
-__attribute__((weak)) void dbscale_remote_copy_data(RemoteConnection *conn, const char *data, int length) { elog(ERROR, "dbscale_remote_copy_data is not there yet"); }
-__attribute__((weak)) void dbscale_remote_copy_end(RemoteConnection *conn) { elog(ERROR, "dbscale_remote_copy_end is not there yet"); }
-__attribute__((weak)) void dbscale_remote_sync(RemoteConnection *conn) { elog(ERROR, "dbscale_remote_sync is not there yet"); }
-__attribute__((weak)) void dbscale_remote_sync_all(List *conns) { elog(ERROR, "dbscale_remote_sync_all is not there yet"); }
-__attribute__((weak)) bool dbscale_remote_cancel(RemoteConnection *conn, int timeout_ms) { elog(ERROR, "dbscale_remote_cancel is not there yet"); }
-__attribute__((weak)) bool dbscale_remote_try_commands(List *conns, List *commands, int timeout_ms, bool *succeeded) { elog(ERROR, "dbscale_remote_try_commands is not there yet"); }
-__attribute__((weak)) void dbscale_remote_mark_broken(RemoteConnection *conn) { elog(ERROR, "dbscale_remote_mark_broken is not there yet"); }
-__attribute__((weak)) void *dbscale_remote_transaction_state(RemoteConnection *conn) { elog(ERROR, "dbscale_remote_transaction_state is not there yet"); }
-__attribute__((weak)) void dbscale_remote_set_transaction_state(RemoteConnection *conn, void *state) { elog(ERROR, "dbscale_remote_set_transaction_state is not there yet"); }
-__attribute__((weak)) void dbscale_remote_init(void) {  }
 __attribute__((weak)) RemoteConnection *dbscale_transaction_connection(Oid serverid, Oid userid, RemoteUse use) { elog(ERROR, "dbscale_transaction_connection is not there yet"); }
 __attribute__((weak)) void dbscale_transaction_add_pending(DbscaleFlushCallback callback, void *arg) { elog(ERROR, "dbscale_transaction_add_pending is not there yet"); }
 __attribute__((weak)) void dbscale_transaction_remove_pending(DbscaleFlushCallback callback, void *arg) { elog(ERROR, "dbscale_transaction_remove_pending is not there yet"); }

@@ -131,6 +131,12 @@ extern void dbscale_remote_abandon(RemoteConnection *conn);
 extern void *dbscale_remote_transaction_state(RemoteConnection *conn);
 extern void dbscale_remote_set_transaction_state(RemoteConnection *conn, void *state);
 
+/*
+ * Called before CHECK_FOR_INTERRUPTS wherever a wait for a node may be interrupted
+ * (so never after the local commit); may throw.  The deadlock detector's.
+ */
+extern void (*dbscale_remote_interrupt_hook) (void);
+
 extern void dbscale_remote_init(void);
 
 #endif							/* DBSCALE_REMOTE_H */
