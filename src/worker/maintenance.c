@@ -138,6 +138,7 @@ extension_is_there(void)
 {
 	bool		result;
 
+	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
 	(void) GetTransactionSnapshot();
 	result = dbscale_extension_exists();
@@ -159,6 +160,7 @@ dbscale_maintenance_attempt(const char *task, const char *subject,
 
 	PG_TRY();
 	{
+		SetCurrentStatementStartTimestamp();	/* what now() says */
 		StartTransactionCommand();
 		PushActiveSnapshot(GetTransactionSnapshot());
 		body(arg);
