@@ -53,4 +53,3 @@ __attribute__((weak)) int dbscale_ddl_add_shard(Oid relation, const char *bounds
 __attribute__((weak)) void dbscale_ddl_copy_references_to(const ShardNode *node) { if (dbscale_ddl_query_value("SELECT 1 FROM dbscale.distributed_table WHERE group_id IS NULL") != NULL) elog(ERROR, "dbscale_ddl_copy_references_to is not there yet"); }
 __attribute__((weak)) void dbscale_utility_init(void) {  }
 __attribute__((weak)) void dbscale_worker_init(void) {  }
-__attribute__((weak)) void (*dbscale_remote_interrupt_hook) (void) = NULL;

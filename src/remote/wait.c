@@ -16,6 +16,16 @@
 #include "utils/timestamp.h"
 #include "utils/wait_event.h"
 
+void		(*dbscale_remote_interrupt_hook) (void) = NULL;
+
+static void
+serve_interrupts(void)
+{
+	if (dbscale_remote_interrupt_hook)
+		dbscale_remote_interrupt_hook();
+	CHECK_FOR_INTERRUPTS();
+}
+
 RemoteWait
 remote_wait_throwing(void)
 {
@@ -59,13 +69,13 @@ remote_wait_socket(int socket, int events, const RemoteWait *wait)
 		if (timeout > 0)
 			what |= WL_TIMEOUT;
 		if (wait->throws)
-			CHECK_FOR_INTERRUPTS();
+			serve_interrupts();
 		rc = WaitLatchOrSocket(MyLatch, what, socket, timeout, PG_WAIT_EXTENSION);
 		if (rc & WL_LATCH_SET)
 		{
 			ResetLatch(MyLatch);
 			if (wait->throws)
-				CHECK_FOR_INTERRUPTS();
+				serve_interrupts();
 		}
 		if (rc & events)
 			return true;
