@@ -317,6 +317,8 @@ dbscale_ddl_check_key(Relation rel, const char *name, ShardStrategy strategy)
 	AttrNumber	key = get_attnum(RelationGetRelid(rel), name);
 	Form_pg_attribute att;
 
+	check_not_distributed(rel);
+	check_kind(rel);
 	if (key == InvalidAttrNumber || key < 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_COLUMN),

@@ -50,8 +50,9 @@ DBSCALE_FUNCTION(dbscale_add_shard);
 /* What distribute_table was asked for, and what was found out about it. */
 typedef struct Distribution
 {
-	Relation	rel;
 	Oid			relid;
+	char	   *schema;
+	char	   *name;
 	char	   *key_name;
 	AttrNumber	key;
 	Oid			key_type;
@@ -126,7 +127,7 @@ not_colocatable(const Distribution *d, const char *detail)
 	ereport(ERROR,
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 			 errmsg("cannot colocate table \"%s\" with \"%s\"",
-					RelationGetRelationName(d->rel), get_rel_name(d->model->relid)),
+					d->name, get_rel_name(d->model->relid)),
 			 errdetail("%s", detail),
 			 errhint("Leave out colocate_with, or make the tables alike.")));
 }
@@ -153,15 +154,15 @@ check_colocation(Distribution *d)
 }
 
 static void
-check_all(Distribution *d)
+check_all(Distribution *d, Relation rel)
 {
 	ListCell   *lc;
 
 	check_arguments(d);
-	d->key = dbscale_ddl_check_key(d->rel, d->key_name, d->strategy);
-	d->key_type = TupleDescAttr(RelationGetDescr(d->rel), d->key - 1)->atttypid;
-	d->collation = TupleDescAttr(RelationGetDescr(d->rel), d->key - 1)->attcollation;
-	dbscale_ddl_check_table(d->rel, d->key);
+	d->key = dbscale_ddl_check_key(rel, d->key_name, d->strategy);
+	d->key_type = TupleDescAttr(RelationGetDescr(rel), d->key - 1)->atttypid;
+	d->collation = TupleDescAttr(RelationGetDescr(rel), d->key - 1)->attcollation;
+	dbscale_ddl_check_table(rel, d->key);
 	if (d->model != NULL)
 		check_colocation(d);
 	d->foreign_keys = dbscale_ddl_foreign_keys_of(d->relid);
@@ -287,8 +288,7 @@ opclass_of(Oid relid)
 static void
 insert_table(const Distribution *d)
 {
-	char	   *schema = get_namespace_name(RelationGetNamespace(d->rel));
-	char	   *stored = dbscale_ddl_new_stored_name(RelationGetRelationName(d->rel), schema);
+	char	   *stored = dbscale_ddl_new_stored_name(d->name, d->schema);
 
 	(void) dbscale_ddl_execute_as_owner(
 		psprintf("INSERT INTO dbscale.distributed_table (relation, group_id, stored_name, storage_parameters)"
@@ -340,18 +340,19 @@ create_foreign_table(Oid relid, const char *stored_name, ShardStrategy strategy,
 					 int shard, const char *node, const char *json)
 {
 	Relation	rel = table_open(relid, NoLock);
-	char	   *parent = quote_qualified_identifier(get_namespace_name(RelationGetNamespace(rel)),
-													RelationGetRelationName(rel));
+	Oid			owner = rel->rd_rel->relowner;
+	char	   *sql;
 	Oid			foreign;
 
-	foreign = define_foreign_table(
-		psprintf("CREATE FOREIGN TABLE %s PARTITION OF %s %s SERVER %s",
-				 quote_qualified_identifier(DBSCALE_SHARDS_SCHEMA,
-											psprintf("%s_%d", stored_name, shard)),
-				 parent, dbscale_ddl_partition_clause(strategy, shard, json),
-				 quote_identifier(node)),
-		rel->rd_rel->relowner);
-	table_close(rel, NoLock);
+	sql = psprintf("CREATE FOREIGN TABLE %s PARTITION OF %s %s SERVER %s",
+				   quote_qualified_identifier(DBSCALE_SHARDS_SCHEMA,
+											  psprintf("%s_%d", stored_name, shard)),
+				   quote_qualified_identifier(get_namespace_name(RelationGetNamespace(rel)),
+											  RelationGetRelationName(rel)),
+				   dbscale_ddl_partition_clause(strategy, shard, json),
+				   quote_identifier(node));
+	table_close(rel, NoLock);	/* core insists that nobody has it open */
+	foreign = define_foreign_table(sql, owner);
 	(void) dbscale_ddl_execute_as_owner(
 		psprintf("INSERT INTO dbscale.shard_table (foreign_table, relation, shard) VALUES (%u, %u, %d)",
 				 foreign, relid, shard));
@@ -488,8 +489,9 @@ foreign_table_for(const DistributedTable *table, TupleTableSlot *slot)
  * the parent's descriptor, which knows the values of columns added without a rewrite.
  */
 static void
-copy_rows(const DistributedTable *table, Relation parent, Oid rows)
+copy_rows(const DistributedTable *table, Oid rows)
 {
+	Relation	parent = table_open(table->relid, NoLock);
 	Relation	heap = table_open(rows, NoLock);
 	TupleTableSlot *slot = MakeSingleTupleTableSlot(RelationGetDescr(parent), &TTSOpsBufferHeapTuple);
 	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
@@ -520,24 +522,27 @@ copy_rows(const DistributedTable *table, Relation parent, Oid rows)
 	UnregisterSnapshot(snapshot);
 	ExecDropSingleTupleTableSlot(slot);
 	table_close(heap, NoLock);
+	table_close(parent, NoLock);
 }
 
 static void
-drop_rows(Oid rows, Relation parent)
+drop_rows(Oid rows, Oid relid)
 {
 	ObjectAddress address;
+	Relation	parent;
 
 	ObjectAddressSet(address, RelationRelationId, rows);
 	performDeletion(&address, DROP_RESTRICT, PERFORM_DELETION_INTERNAL | PERFORM_DELETION_QUIETLY);
+	parent = table_open(relid, NoLock);
 	RelationClearMissing(parent);
+	table_close(parent, NoLock);
 	CommandCounterIncrement();
 }
 
 static void
-distribute(Distribution *d)
+distribute(Distribution *d, int64 bytes)
 {
 	const DistributedTable *table;
-	int64		bytes = (int64) RelationGetNumberOfBlocks(d->rel) * BLCKSZ;
 	Oid			rows;
 
 	(void) dbscale_progress_begin("distribute", d->relid, 3, bytes);
@@ -561,13 +566,13 @@ distribute(Distribution *d)
 	DEBUG_POINT("distribute_tables_made");
 
 	dbscale_progress_step("copying rows");
-	copy_rows(table, d->rel, rows);
+	copy_rows(table, rows);
 	DEBUG_POINT("distribute_rows_copied");
 
 	dbscale_progress_step("creating indexes");
 	finish_shard_tables(table, 0);
 	create_shard_foreign_keys(table, 0);
-	drop_rows(rows, d->rel);
+	drop_rows(rows, d->relid);
 	dbscale_catalog_changed(list_make1_oid(d->relid));
 	dbscale_progress_end();
 }
@@ -614,6 +619,8 @@ dbscale_distribute_table(PG_FUNCTION_ARGS)
 {
 	static const char *const names[] = {"relation", "key", "strategy", "shard_count"};
 	Distribution d = {0};
+	Relation	rel;
+	int64		bytes;
 	Oid			user;
 	int			context;
 
@@ -624,15 +631,18 @@ dbscale_distribute_table(PG_FUNCTION_ARGS)
 	d.shard_count = PG_GETARG_INT32(3);
 	d.step = text_argument(fcinfo, 5);
 	d.bounds = jsonb_argument(fcinfo, 6);
-	d.rel = dbscale_ddl_open_for_command(d.relid, "distribute_table");
+	rel = dbscale_ddl_open_for_command(d.relid, "distribute_table");
+	d.name = pstrdup(RelationGetRelationName(rel));
+	d.schema = get_namespace_name(RelationGetNamespace(rel));
 	d.model = colocated_table(fcinfo, 4);
 
 	GetUserIdAndSecContext(&user, &context);
 	SetUserIdAndSecContext(dbscale_extension_owner(), context | SECURITY_LOCAL_USERID_CHANGE);
-	check_all(&d);
-	distribute(&d);
+	check_all(&d, rel);
+	bytes = (int64) RelationGetNumberOfBlocks(rel) * BLCKSZ;
+	table_close(rel, NoLock);
+	distribute(&d, bytes);
 	SetUserIdAndSecContext(user, context);
-	table_close(d.rel, NoLock);
 	PG_RETURN_VOID();
 }
 

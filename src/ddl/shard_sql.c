@@ -170,7 +170,7 @@ column_alters(List *list, const char *name, Oid relid, Form_pg_attribute att)
 									  name, column, value));
 	value = dbscale_ddl_query_value(
 		psprintf("SELECT string_agg(format('%%I=%%L', split_part(o, '=', 1), substr(o, strpos(o, '=') + 1)), ', ')"
-				 " FROM pg_attribute, unnest(attoptions) o WHERE %s", where));
+				 " FROM pg_attribute, unnest(attoptions) o WHERE o LIKE 'n\\_distinct%%' AND %s", where));
 	if (value != NULL)
 		list = lappend(list, psprintf("ALTER TABLE %s ALTER COLUMN %s SET (%s)",
 									  name, column, value));
