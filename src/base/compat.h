@@ -89,4 +89,9 @@ extern Oid	GetNewRelFileNumber(Oid reltablespace, Relation pg_class, char relper
 #define dbscale_proc_lxid(proc) ((proc)->vxid.lxid)
 #endif
 
+/* 18: pg_noreturn, before the declaration, took the place of pg_attribute_noreturn() */
+#ifndef pg_noreturn
+#define pg_noreturn pg_attribute_noreturn()
+#endif
+
 #endif							/* DBSCALE_COMPAT_H */

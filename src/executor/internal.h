@@ -196,7 +196,7 @@ extern void dbscale_placement_init(Placement *placement, Relation foreign_table)
 extern int	dbscale_placement_route(const Placement *placement, TupleTableSlot *slot);
 /* The foreign table of another shard of the same table, locked for writing. */
 extern Oid	dbscale_placement_table(const Placement *placement, int shard);
-extern void dbscale_placement_refuse(const Placement *placement, int shard) pg_attribute_noreturn();
+pg_noreturn extern void dbscale_placement_refuse(const Placement *placement, int shard);
 
 /* ---- loader.c ---- */
 

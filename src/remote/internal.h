@@ -218,7 +218,7 @@ extern RemoteError *remote_error_take(RemoteConnection *conn, const PGresult *re
 extern RemoteError *remote_error_lost(RemoteConnection *conn, const char *label);
 extern RemoteError *remote_error_copy(const RemoteError *error, MemoryContext context);
 extern void remote_error_free(RemoteError *error);
-pg_attribute_noreturn() extern void remote_raise(RemoteConnection *conn, const RemoteError *error);
+pg_noreturn extern void remote_raise(RemoteConnection *conn, const RemoteError *error);
 extern void remote_raise_pending(RemoteConnection *conn);
 extern char *remote_clean_message(const char *message);
 
