@@ -89,6 +89,14 @@ extern Oid	GetNewRelFileNumber(Oid reltablespace, Relation pg_class, char relper
 #define dbscale_proc_lxid(proc) ((proc)->vxid.lxid)
 #endif
 
+/* 18 divided explain.h */
+#if PG_VERSION_NUM >= 180000
+#include "commands/explain_format.h"
+#include "commands/explain_state.h"
+#else
+#include "commands/explain.h"
+#endif
+
 /* 18: pg_noreturn, before the declaration, took the place of pg_attribute_noreturn() */
 #ifndef pg_noreturn
 #define pg_noreturn pg_attribute_noreturn()

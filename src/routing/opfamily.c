@@ -31,6 +31,7 @@
 #include "utils/lsyscache.h"
 #include "utils/regproc.h"
 #include "utils/syscache.h"
+#include "utils/varlena.h"
 
 static char *
 family_name(int group_id)
@@ -168,7 +169,7 @@ dbscale_routing_create_opfamily(int group_id, Oid key_type)
 	run_as_owner(psprintf("CREATE OPERATOR FAMILY %s USING hash", family));
 	create_class(family, type);
 	add_other_types(family, types, type);
-	return get_opclass_oid(HASH_AM_OID, stringToQualifiedNameList(family), false);
+	return get_opclass_oid(HASH_AM_OID, textToQualifiedNameList(cstring_to_text(family)), false);
 }
 
 /* The support functions, as "schema.name(types)"; the group may be gone from the catalog. */

@@ -70,24 +70,29 @@ worker_to_stop(Node *command)
 	return dbscale_owns_database(database, GetUserId()) ? database : InvalidOid;
 }
 
+static ProcessUtility_hook_type
+next_hook(void)
+{
+	return previous_hook ? previous_hook : standard_ProcessUtility;
+}
+
 static void
 process_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree,
 				ProcessUtilityContext context, ParamListInfo params,
 				QueryEnvironment *env, DestReceiver *dest, QueryCompletion *completion)
 {
-	ProcessUtility_hook_type next = previous_hook ? previous_hook : standard_ProcessUtility;
 	Oid			database = worker_to_stop(pstmt->utilityStmt);
 
 	if (!OidIsValid(database))
 	{
-		next(pstmt, query, read_only_tree, context, params, env, dest, completion);
+		next_hook() (pstmt, query, read_only_tree, context, params, env, dest, completion);
 		return;
 	}
 
 	PG_TRY();
 	{
 		dbscale_registry_hold(database);
-		next(pstmt, query, read_only_tree, context, params, env, dest, completion);
+		next_hook() (pstmt, query, read_only_tree, context, params, env, dest, completion);
 	}
 	PG_FINALLY();
 	{
