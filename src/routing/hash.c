@@ -49,6 +49,7 @@ typedef struct HashRange
 typedef struct DirectoryKey
 {
 	Datum		key;
+	const char *text;			/* as stored */
 	int			shard;
 	struct DirectoryKey *next;	/* of the same hash */
 } DirectoryKey;
@@ -122,6 +123,7 @@ add_directory_entry(HTAB *slots, const KeyHasher *hasher, Oid key_type,
 	bool		found;
 
 	item->key = dbscale_hasher_key(hasher, key_type, dbscale_key_from_text(key_type, entry->key));
+	item->text = entry->key;
 	item->shard = entry->shard;
 	hash = dbscale_hasher_hash(hasher, item->key);
 	slot = hash_search(slots, &hash, HASH_ENTER, &found);
@@ -175,18 +177,21 @@ get_directory(const TableGroup *group, const KeyHasher *hasher)
 	return index;
 }
 
-/* The directory's shard for the key, or -1. */
-static int
-search_directory(const DirectoryIndex *index, const KeyHasher *hasher, Datum key, uint64 hash)
+/* The directory's entry for the key, or NULL. */
+static const DirectoryKey *
+search_directory(const TableGroup *group, const KeyHasher *hasher, Datum key, uint64 hash)
 {
-	DirectorySlot *slot = hash_search(index->slots, &hash, HASH_FIND, NULL);
+	DirectorySlot *slot;
 
+	if (group->directory == NIL)
+		return NULL;
+	slot = hash_search(get_directory(group, hasher)->slots, &hash, HASH_FIND, NULL);
 	for (DirectoryKey *item = slot ? slot->keys : NULL; item != NULL; item = item->next)
 	{
 		if (dbscale_hasher_equal(hasher, item->key, key))
-			return item->shard;
+			return item;
 	}
-	return -1;
+	return NULL;
 }
 
 static int
@@ -214,13 +219,17 @@ int
 dbscale_route_hash(const TableGroup *group, const KeyHasher *hasher, Datum key)
 {
 	uint64		hash = dbscale_hasher_hash(hasher, key);
-	int			shard = -1;
+	const DirectoryKey *entry = search_directory(group, hasher, key, hash);
 
-	if (group->directory != NIL)
-		shard = search_directory(get_directory(group, hasher), hasher, key, hash);
-	if (shard < 0)
-		shard = search_ranges(get_router(group), (uint32) (hash >> 32));
-	return shard;
+	return entry ? entry->shard : search_ranges(get_router(group), (uint32) (hash >> 32));
+}
+
+/* The table's hasher, and its key as that takes it. */
+static Datum
+start_hashing(const DistributedTable *table, Datum key, KeyHasher *hasher)
+{
+	dbscale_hasher_init(hasher, table->group->key_type, table->key_collation);
+	return dbscale_hasher_key(hasher, table->group->key_type, key);
 }
 
 static int
@@ -228,9 +237,29 @@ route(const DistributedTable *table, Datum key)
 {
 	KeyHasher	hasher;
 
-	dbscale_hasher_init(&hasher, table->group->key_type, table->key_collation);
-	return dbscale_route_hash(table->group, &hasher,
-							  dbscale_hasher_key(&hasher, table->group->key_type, key));
+	key = start_hashing(table, key, &hasher);
+	return dbscale_route_hash(table->group, &hasher, key);
+}
+
+int
+dbscale_hash_home(const DistributedTable *table, Datum key)
+{
+	KeyHasher	hasher;
+
+	key = start_hashing(table, key, &hasher);
+	return search_ranges(get_router(table->group),
+						 (uint32) (dbscale_hasher_hash(&hasher, key) >> 32));
+}
+
+const char *
+dbscale_directory_find(const DistributedTable *table, Datum key)
+{
+	KeyHasher	hasher;
+	const DirectoryKey *entry;
+
+	key = start_hashing(table, key, &hasher);
+	entry = search_directory(table->group, &hasher, key, dbscale_hasher_hash(&hasher, key));
+	return entry ? entry->text : NULL;
 }
 
 static int

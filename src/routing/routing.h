@@ -18,6 +18,11 @@ extern int	dbscale_route_any_key(const DistributedTable *table, Datum key, Oid t
 /* Cast a value of any type to the table's key type. */
 extern Datum dbscale_cast_key(const DistributedTable *table, Datum key, Oid type);
 
+/* hash, directory: the shard of the key's hash, whatever the directory says. */
+extern int	dbscale_hash_home(const DistributedTable *table, Datum key);
+/* The directory's entry for an equal key, as it is stored, or NULL. */
+extern const char *dbscale_directory_find(const DistributedTable *table, Datum key);
+
 /* Canonical text of a key, as stored in dbscale.directory, and back. */
 extern char *dbscale_key_to_text(Oid type, Datum key);
 extern Datum dbscale_key_from_text(Oid type, const char *text);
@@ -29,12 +34,12 @@ extern bool dbscale_type_is_hashable(Oid type);
 extern uint32 dbscale_hash_key(Oid type, Oid collation, Datum key);
 
 /*
- * Create the group's operator family, its classes and support functions, as
- * the extension's owner: dbscale.group_N_ops.  The class for the key's type is
- * dbscale.group_N_ops_TYPE (or group_N_ops for the key type itself; see code).
- * Returns the OID of the operator class for key_type.
+ * Create the group's operator family, operator class and support functions, all of
+ * name dbscale.group_N_ops, as the extension's owner.  Returns the OID of the
+ * operator class, which is for key_type (text for varchar).
  */
 extern Oid	dbscale_routing_create_opfamily(int group_id, Oid key_type);
+/* Fails while a table is partitioned by it; the group may be gone from the catalog. */
 extern void dbscale_routing_drop_opfamily(int group_id);
 
 #endif							/* DBSCALE_ROUTING_H */
