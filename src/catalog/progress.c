@@ -38,12 +38,14 @@
 
 #define PROGRESS_SLOTS 64
 #define STEP_LENGTH 128
+#define RELATION_LENGTH (4 * NAMEDATALEN + 6)	/* as long as every character can be a quote */
 
 typedef struct ProgressSlot
 {
 	int64		job;			/* 0: free */
 	Oid			database;
 	NameData	kind;
+	char		relation[RELATION_LENGTH];	/* qualified, quoted; empty: none */
 	char		step[STEP_LENGTH];
 	int			step_number;
 	int			steps;
@@ -63,7 +65,6 @@ typedef struct Operation
 	struct Operation *outer;	/* the operation in which this one is nested */
 	ProgressSlot *slot;			/* in shared memory, or &unseen */
 	ProgressSlot unseen;
-	char	   *relation;
 	MemoryContextCallback at_end;
 } Operation;
 
@@ -161,9 +162,10 @@ dbscale_progress_begin(const char *kind, Oid relation, int steps, int64 total_by
 	slot->total_bytes = total_bytes;
 	slot->started_at = GetCurrentTimestamp();
 	if (OidIsValid(relation))
-		operation->relation = MemoryContextStrdup(CurTransactionContext,
-												  quote_qualified_identifier(get_namespace_name(get_rel_namespace(relation)),
-																			 get_rel_name(relation)));
+		strlcpy(slot->relation,
+				quote_qualified_identifier(get_namespace_name(get_rel_namespace(relation)),
+										   get_rel_name(relation)),
+				RELATION_LENGTH);
 
 	publish(operation);
 	operation->outer = current;
@@ -208,9 +210,8 @@ insert_job_row(const Operation *operation)
 
 	values[0] = Int64GetDatum(operation->unseen.job);
 	values[1] = CStringGetTextDatum(NameStr(slot->kind));
-	if (operation->relation)
-		values[2] = CStringGetTextDatum(operation->relation);
-	else
+	values[2] = CStringGetTextDatum(slot->relation);
+	if (slot->relation[0] == '\0')
 		nulls[2] = 'n';
 	values[3] = Int32GetDatum(slot->steps);
 	values[4] = Int64GetDatum(slot->done_bytes);
@@ -242,7 +243,7 @@ dbscale_progress_end(void)
 	current = current->outer;
 }
 
-/* running_jobs() → job, kind, step, step_number, steps, done_bytes, total_bytes, started_at */
+/* running_jobs() → job, kind, relation, step, step_number, steps, done_bytes, total_bytes, started_at */
 Datum
 dbscale_running_jobs(PG_FUNCTION_ARGS)
 {
@@ -259,20 +260,22 @@ dbscale_running_jobs(PG_FUNCTION_ARGS)
 	for (int i = 0; i < PROGRESS_SLOTS; i++)
 	{
 		const ProgressSlot *slot = &slots[i];
-		Datum		values[8];
-		bool		nulls[8] = {false};
+		Datum		values[9];
+		bool		nulls[9] = {false};
 
 		if (slot->job == 0 || slot->database != MyDatabaseId)
 			continue;
 		values[0] = Int64GetDatum(slot->job);
 		values[1] = CStringGetTextDatum(NameStr(slot->kind));
-		values[2] = CStringGetTextDatum(slot->step);
-		nulls[2] = slot->step[0] == '\0';
-		values[3] = Int32GetDatum(slot->step_number);
-		values[4] = Int32GetDatum(slot->steps);
-		values[5] = Int64GetDatum(slot->done_bytes);
-		values[6] = Int64GetDatum(slot->total_bytes);
-		values[7] = TimestampTzGetDatum(slot->started_at);
+		values[2] = CStringGetTextDatum(slot->relation);
+		nulls[2] = slot->relation[0] == '\0';
+		values[3] = CStringGetTextDatum(slot->step);
+		nulls[3] = slot->step[0] == '\0';
+		values[4] = Int32GetDatum(slot->step_number);
+		values[5] = Int32GetDatum(slot->steps);
+		values[6] = Int64GetDatum(slot->done_bytes);
+		values[7] = Int64GetDatum(slot->total_bytes);
+		values[8] = TimestampTzGetDatum(slot->started_at);
 		tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
 	}
 	return (Datum) 0;

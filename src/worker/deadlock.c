@@ -183,7 +183,18 @@ fail_if_victim(void)
 				 errhint("Run the transaction again.")));
 }
 
-/* Enter the transaction and wake it up; false when it has ended meanwhile. */
+static bool
+is_condemned(int pid)
+{
+	for (int i = 0; i < MAX_VICTIMS; i++)
+	{
+		if (shared->victims[i].pid == pid)
+			return true;
+	}
+	return false;
+}
+
+/* Enter the transaction and wake it up; false when it has ended or is entered already. */
 static bool
 condemn(const Candidate *candidate, const char *detail)
 {
@@ -193,7 +204,7 @@ condemn(const Candidate *candidate, const char *detail)
 	if (proc == NULL || dbscale_proc_lxid(proc) != candidate->lxid)
 		return false;
 	LWLockAcquire(lock, LW_EXCLUSIVE);
-	for (int i = 0; i < MAX_VICTIMS && !entered; i++)
+	for (int i = 0; i < MAX_VICTIMS && !entered && !is_condemned(candidate->pid); i++)
 	{
 		Victim	   *victim = &shared->victims[i];
 
@@ -210,7 +221,10 @@ condemn(const Candidate *candidate, const char *detail)
 	return entered;
 }
 
-/* Victims whose transactions ended before they came to look at the list. */
+/*
+ * Who has not come to look for a whole interval was not waiting for a node any more:
+ * the circle was broken by something else.
+ */
 static void
 forget_old_victims(void)
 {
@@ -218,15 +232,8 @@ forget_old_victims(void)
 		return;
 	LWLockAcquire(lock, LW_EXCLUSIVE);
 	for (int i = 0; i < MAX_VICTIMS; i++)
-	{
-		Victim	   *victim = &shared->victims[i];
-		PGPROC	   *proc = victim->pid ? BackendPidGetProc(victim->pid) : NULL;
-
-		if (victim->pid == 0 || (proc && dbscale_proc_lxid(proc) == victim->lxid))
-			continue;
-		victim->pid = 0;
-		pg_atomic_fetch_sub_u32(&shared->victims_count, 1);
-	}
+		shared->victims[i].pid = 0;
+	pg_atomic_write_u32(&shared->victims_count, 0);
 	LWLockRelease(lock);
 }
 
