@@ -32,12 +32,6 @@ __attribute__((weak)) bool dbscale_type_is_hashable(Oid type) { elog(ERROR, "dbs
 __attribute__((weak)) uint32 dbscale_hash_key(Oid type, Oid collation, Datum key) { elog(ERROR, "dbscale_hash_key is not there yet"); }
 __attribute__((weak)) Oid dbscale_routing_create_opfamily(int group_id, Oid key_type) { elog(ERROR, "dbscale_routing_create_opfamily is not there yet"); }
 __attribute__((weak)) void dbscale_routing_drop_opfamily(int group_id) { elog(ERROR, "dbscale_routing_drop_opfamily is not there yet"); }
-__attribute__((weak)) RemoteConnection *dbscale_transaction_connection(Oid serverid, Oid userid, RemoteUse use) { elog(ERROR, "dbscale_transaction_connection is not there yet"); }
-__attribute__((weak)) void dbscale_transaction_add_pending(DbscaleFlushCallback callback, void *arg) { elog(ERROR, "dbscale_transaction_add_pending is not there yet"); }
-__attribute__((weak)) void dbscale_transaction_remove_pending(DbscaleFlushCallback callback, void *arg) { elog(ERROR, "dbscale_transaction_remove_pending is not there yet"); }
-__attribute__((weak)) void dbscale_transaction_flush_pending(void) { elog(ERROR, "dbscale_transaction_flush_pending is not there yet"); }
-__attribute__((weak)) int dbscale_transaction_recover_node(Oid serverid, Oid userid) { elog(ERROR, "dbscale_transaction_recover_node is not there yet"); }
-__attribute__((weak)) void dbscale_transaction_init(void) {  }
 __attribute__((weak)) ShardLoader *dbscale_loader_begin(Relation rel, Oid userid) { elog(ERROR, "dbscale_loader_begin is not there yet"); }
 __attribute__((weak)) void dbscale_loader_add(ShardLoader *loader, Oid foreign_table, TupleTableSlot *slot) { elog(ERROR, "dbscale_loader_add is not there yet"); }
 __attribute__((weak)) void dbscale_loader_flush(ShardLoader *loader) { elog(ERROR, "dbscale_loader_flush is not there yet"); }

@@ -264,10 +264,70 @@ dbscale_remote_cancel(RemoteConnection *conn, int nest_level, int timeout_ms)
 	return true;
 }
 
-bool
-dbscale_remote_is_idle(const RemoteConnection *conn)
+static bool
+pump_quietly(void *arg)
 {
+	remote_pump(arg);
+	return true;
+}
+
+bool
+dbscale_remote_is_idle(RemoteConnection *conn)
+{
+	if (conn->pg && conn->mode == MODE_PIPELINE && !remote_is_idle(conn) &&
+		!quietly(pump_quietly, conn))
+		dbscale_remote_mark_broken(conn);
 	return conn->mode == MODE_PIPELINE && remote_is_idle(conn);
+}
+
+void
+dbscale_remote_request_cancel(RemoteConnection *conn)
+{
+	RemoteWait	wait = remote_wait_quiet(CANCEL_REPEAT_MS);
+
+	if (conn->pg)
+		request_cancel(conn, &wait);
+}
+
+typedef struct DoneArgs
+{
+	RemoteStatement *stmt;
+	int			timeout_ms;
+} DoneArgs;
+
+static bool
+wait_done(void *arg)
+{
+	DoneArgs   *args = arg;
+	RemoteWait	wait = remote_wait_quiet(args->timeout_ms);
+
+	while (args->stmt->item != NULL)
+	{
+		if (remote_step(args->stmt->conn, NULL, &wait) == STEP_BUSY)
+			return false;
+	}
+	return true;
+}
+
+bool
+dbscale_remote_wait_done(RemoteStatement *stmt, int timeout_ms)
+{
+	DoneArgs	args = {stmt, timeout_ms};
+
+	return quietly(wait_done, &args);
+}
+
+void
+dbscale_remote_lower_level(RemoteConnection *conn, int nest_level)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &conn->queue)
+	{
+		QueueItem  *item = dlist_container(QueueItem, node, iter.cur);
+
+		item->nest_level = Min(item->nest_level, nest_level - 1);
+	}
 }
 
 /* ---- commands that must not throw ---- */

@@ -80,8 +80,9 @@ fail_item(RemoteConnection *conn, QueueItem *item, const RemoteError *error)
 			conn->failed_statement = stmt;
 		conn->group_error_seen = true;
 	}
-	else if (item->kind == QUEUE_STATEMENT && !conn->in_transaction)
-		conn->group_error_seen = true;	/* discarded, and it undid nothing */
+	else if (error->sqlstate == ERRCODE_IN_FAILED_SQL_TRANSACTION ||
+			 (item->kind == QUEUE_STATEMENT && !conn->in_transaction))
+		conn->group_error_seen = true;	/* an after-effect, or discarded and it undid nothing */
 }
 
 static void

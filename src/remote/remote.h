@@ -45,6 +45,7 @@ typedef struct RemoteRow
 #define REMOTE_PREPARE		0x01	/* worth a prepared statement on the node: it will be repeated */
 #define REMOTE_BINARY		0x02	/* results in binary format */
 #define REMOTE_KEEP_ROWS	0x04	/* keep rows read, for remote_rewind */
+#define REMOTE_CONTROL		0x08	/* ends a transaction: the session's settings don't matter */
 
 /*
  * The cached connection for this node and user, opened (and its session set up)
@@ -120,7 +121,14 @@ extern bool dbscale_remote_cancel(RemoteConnection *conn, int nest_level, int ti
 extern bool dbscale_remote_try_commands(List *conns, List *commands, int timeout_ms,
 										bool *succeeded, int *sqlstates);
 extern void dbscale_remote_mark_broken(RemoteConnection *conn);
-extern bool dbscale_remote_is_idle(const RemoteConnection *conn);
+/* Nothing is in flight (takes in what has arrived). */
+extern bool dbscale_remote_is_idle(RemoteConnection *conn);
+/* Wait quietly for all of a statement's results; false on timeout. */
+extern bool dbscale_remote_wait_done(RemoteStatement *stmt, int timeout_ms);
+/* Ask the node to stop what it does, no more. */
+extern void dbscale_remote_request_cancel(RemoteConnection *conn);
+/* Statements sent at this nesting level belong to the one below from now on. */
+extern void dbscale_remote_lower_level(RemoteConnection *conn, int nest_level);
 /* End what runs outside a remote transaction for nobody; no-op inside one. */
 extern void dbscale_remote_abandon(RemoteConnection *conn);
 

@@ -1,0 +1,46 @@
+/*
+ * internal.h
+ *		What the files of transaction/ share; no other folder includes it.
+ */
+#ifndef DBSCALE_TRANSACTION_INTERNAL_H
+#define DBSCALE_TRANSACTION_INTERNAL_H
+
+#include "transaction/transaction.h"
+
+typedef enum PrepareState
+{
+	PREPARE_NONE,
+	PREPARE_SENT,				/* the node may or may not have it prepared */
+	PREPARE_DONE
+} PrepareState;
+
+/* A remote transaction; in TopTransactionContext, and known to its connection. */
+typedef struct RemoteTransaction
+{
+	RemoteConnection *conn;
+	int			depth;			/* 1: BEGIN was sent; n: savepoints up to level n; 0: ended */
+	bool		wrote;
+	bool		changing;		/* its end was begun and not seen: what it is in is unknown */
+	PrepareState prepare;
+	char	   *gid;
+} RemoteTransaction;
+
+/* pending.c */
+extern void pending_flush_at(int nest_level);
+extern int	pending_nest_level(void);
+extern bool pending_exists(void);
+extern void pending_end_transaction(void);
+extern void pending_commit_sub(int nest_level);
+extern void pending_abort_sub(int nest_level);
+
+/* two_phase.c; lists are of RemoteTransaction * */
+extern char *gid_prefix(void);
+extern void two_phase_prepare(List *writers);
+extern void two_phase_commit(List *writers);
+extern void two_phase_rollback(List *ended);
+extern bool prepared_is_gone(int sqlstate);
+extern void commit_alone(RemoteTransaction *writer);
+
+/* recovery.c has only what transaction.h and the SQL functions need */
+
+#endif							/* DBSCALE_TRANSACTION_INTERNAL_H */
