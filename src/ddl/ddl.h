@@ -124,6 +124,13 @@ extern void dbscale_ddl_show_unique(List *hidden);
  */
 extern void dbscale_ddl_validate_parent_indexes(Oid relid);
 
+/* An error while a distributed table's foreign key references this one. */
+extern void dbscale_ddl_check_unreferenced(Oid relid);
+/* Delete the catalog's rows of a table; of a group that has no table any more. */
+extern void dbscale_ddl_forget_table(Oid relid);
+extern void dbscale_ddl_forget_group(int group_id, bool has_opfamily);
+extern void dbscale_ddl_undistribute_reference(const DistributedTable *table);
+
 /* Adds one shard (catalog row, node tables, foreign tables) to a range or list group. */
 extern int	dbscale_ddl_add_shard(Oid relation, const char *bounds_json, const char *node);
 

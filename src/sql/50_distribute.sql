@@ -14,3 +14,20 @@ REVOKE ALL ON FUNCTION dbscale.add_shard(regclass, jsonb, name) FROM PUBLIC;
 COMMENT ON FUNCTION dbscale.add_shard(regclass, jsonb, name)
     IS 'adds a shard for more values to a table distributed by range or list, and to the tables colocated with it';
 
+CREATE FUNCTION dbscale.undistribute_table(relation regclass) RETURNS void
+    LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'dbscale_undistribute_table';
+REVOKE ALL ON FUNCTION dbscale.undistribute_table(regclass) FROM PUBLIC;
+COMMENT ON FUNCTION dbscale.undistribute_table(regclass)
+    IS 'brings the rows of a distributed or reference table back: an ordinary table again';
+
+CREATE FUNCTION dbscale.distribute_reference(relation regclass) RETURNS void
+    LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'dbscale_distribute_reference';
+REVOKE ALL ON FUNCTION dbscale.distribute_reference(regclass) FROM PUBLIC;
+COMMENT ON FUNCTION dbscale.distribute_reference(regclass)
+    IS 'copies a small table whole to every node; changes to it go to all of them';
+
+-- The triggers of reference tables.
+CREATE FUNCTION dbscale.replicate_reference() RETURNS trigger
+    LANGUAGE c AS 'MODULE_PATHNAME', 'dbscale_replicate_reference';
+REVOKE ALL ON FUNCTION dbscale.replicate_reference() FROM PUBLIC;
+COMMENT ON FUNCTION dbscale.replicate_reference() IS 'trigger: sends the changes of a reference table to every node';
