@@ -163,12 +163,20 @@ disown_statements(RemoteConnection *conn)
 	}
 }
 
+/* As cancel_queue; a COPY that still waits for data is told to fail. */
 static bool
 cancel_copy(RemoteConnection *conn, const RemoteWait *wait)
 {
-	if (conn->mode == MODE_COPY_END || conn->mode == MODE_COPY_START)
+	RemoteWait	patience = shorter_wait(wait, CANCEL_PATIENCE_MS);
+
+	while (!remote_copy_leave(conn, &patience, true))
+	{
+		if (conn->pg == NULL || is_over(wait))
+			return false;
 		request_cancel(conn, wait);
-	return remote_copy_leave(conn, wait, true);
+		patience = shorter_wait(wait, CANCEL_REPEAT_MS);
+	}
+	return true;
 }
 
 static bool
@@ -214,6 +222,7 @@ static bool
 quietly(bool (*function) (void *arg), void *arg)
 {
 	MemoryContext old = CurrentMemoryContext;
+	uint32		holdoff = InterruptHoldoffCount;
 	volatile bool result = false;
 
 	HOLD_INTERRUPTS();
@@ -225,6 +234,7 @@ quietly(bool (*function) (void *arg), void *arg)
 	{
 		MemoryContextSwitchTo(old);
 		FlushErrorState();
+		InterruptHoldoffCount = holdoff + 1;	/* the error had set it to 0 */
 		result = false;
 	}
 	PG_END_TRY();

@@ -48,8 +48,14 @@ date_order_name(int order)
 void
 remote_session_setup(RemoteConnection *conn)
 {
+	bool		sent;
+
 	conn->settings_known = false;
-	if (!remote_send_command(conn, fixed_settings, NULL) || !remote_send_sync(conn))
+	sent = remote_send_command(conn, fixed_settings, NULL) && remote_send_sync(conn);
+	if (sent && PQserverVersion(conn->pg) >= 170000)
+		sent = remote_send_command(conn, "SET transaction_timeout = 0", NULL) &&
+			remote_send_sync(conn);
+	if (!sent)
 		remote_lose(conn, PQerrorMessage(conn->pg));
 }
 

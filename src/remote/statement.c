@@ -345,26 +345,27 @@ dbscale_remote_abandon(RemoteConnection *conn)
 		(void) dbscale_remote_cancel(conn, 0, CANCEL_PATIENCE_MS);
 }
 
-/* Is this the last of what is in flight? */
 static bool
-is_last(RemoteConnection *conn, QueueItem *item)
+has_wanted_statement(RemoteConnection *conn)
 {
-	dlist_node *sync;
+	dlist_iter	iter;
 
-	if (!dlist_has_next(&conn->queue, &item->node))
-		return true;
-	sync = dlist_next_node(&conn->queue, &item->node);
-	return !dlist_has_next(&conn->queue, sync);
+	dlist_foreach(iter, &conn->queue)
+	{
+		if (dlist_container(QueueItem, node, iter.cur)->statement != NULL)
+			return true;
+	}
+	return false;
 }
 
 void
 dbscale_remote_close(RemoteStatement *stmt)
 {
 	RemoteConnection *conn = stmt->conn;
-	bool		abandon = stmt->item != NULL && is_last(conn, stmt->item);
+	bool		unfinished = stmt->item != NULL;
 
 	MemoryContextDelete(stmt->context);
-	if (abandon)
+	if (unfinished && !has_wanted_statement(conn))
 		dbscale_remote_abandon(conn);
 }
 

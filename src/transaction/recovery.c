@@ -30,13 +30,17 @@
  */
 #include "transaction/internal.h"
 
+#include "access/genam.h"
 #include "access/heapam.h"
+#include "access/htup_details.h"
 #include "access/table.h"
 #include "access/tableam.h"
 #include "access/transam.h"
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "catalog/metadata.h"
+#include "catalog/pg_user_mapping.h"
+#include "commands/defrem.h"
 #include "foreign/foreign.h"
 #include "funcapi.h"
 #include "miscadmin.h"
@@ -192,17 +196,77 @@ lock_recovery(Oid log_relid)
 	(void) LockAcquire(&tag, ExclusiveLock, false, false);
 }
 
-/* True if the transaction is resolved now, by us. */
+/* The name on the node of a local role with a mapping of its own. */
+static const char *
+remote_name(Oid roleid, Oid serverid)
+{
+	ListCell   *lc;
+
+	foreach(lc, GetUserMapping(roleid, serverid)->options)
+	{
+		DefElem    *def = lfirst(lc);
+
+		if (strcmp(def->defname, "user") == 0)
+			return defGetString(def);
+	}
+	return GetUserNameFromId(roleid, true);
+}
+
+/* A local role that is `name` on the node, or InvalidOid. */
+static Oid
+local_role_of(const char *name, Oid serverid)
+{
+	Relation	rel = table_open(UserMappingRelationId, AccessShareLock);
+	SysScanDesc scan = systable_beginscan(rel, InvalidOid, false, NULL, 0, NULL);
+	HeapTuple	tuple;
+	Oid			found = InvalidOid;
+
+	while (!OidIsValid(found) && HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		Form_pg_user_mapping mapping = (Form_pg_user_mapping) GETSTRUCT(tuple);
+		const char *remote;
+
+		if (mapping->umserver != serverid || !OidIsValid(mapping->umuser))
+			continue;
+		remote = remote_name(mapping->umuser, serverid);
+		if (remote && strcmp(remote, name) == 0)
+			found = mapping->umuser;
+	}
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+	return found;
+}
+
+static bool
+try_resolve(RemoteConnection *conn, const char *command, int *sqlstate)
+{
+	bool		succeeded;
+
+	(void) dbscale_remote_try_commands(list_make1(conn), list_make1((void *) command),
+									   dbscale_commit_timeout, &succeeded, sqlstate);
+	return succeeded;
+}
+
+/*
+ * True if the transaction is resolved now, by us.  The node lets only the role that
+ * prepared it (or a superuser) do so: where ours is refused, we go as that role.
+ */
 static bool
 resolve_one(RemoteConnection *conn, const PreparedRemote *p, bool commit)
 {
 	char	   *command = psprintf("%s PREPARED %s", commit ? "COMMIT" : "ROLLBACK",
 								   quote_literal_cstr(p->gid));
-	bool		succeeded;
+	Oid			serverid = dbscale_remote_server(conn);
 	int			sqlstate;
+	bool		succeeded = try_resolve(conn, command, &sqlstate);
 
-	(void) dbscale_remote_try_commands(list_make1(conn), list_make1(command),
-									   dbscale_commit_timeout, &succeeded, &sqlstate);
+	if (!succeeded && sqlstate == ERRCODE_INSUFFICIENT_PRIVILEGE)
+	{
+		Oid			role = local_role_of(p->owner, serverid);
+
+		if (OidIsValid(role))
+			succeeded = try_resolve(dbscale_remote_connect(serverid, role), command, &sqlstate);
+	}
 	if (!succeeded && !prepared_is_gone(sqlstate))
 		ereport(WARNING,
 				(errcode(sqlstate),
