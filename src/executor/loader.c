@@ -8,10 +8,14 @@
  * fields are text in that same framing, and become COPY TEXT on the way out.
  *
  * When a buffer is full, its rows go out as one COPY, whose end is not awaited: the
- * node works while the next buffers fill, and the next COPY to the same node waits
- * for the one before.  Rows are spread evenly, so all buffers would be full at the
- * same time and the nodes idle in between; therefore each target's first buffer is cut
- * short by another fraction, after which the flushes stay spread over time.
+ * node works while the next buffers fill.  A node that is still busy is given time: its
+ * buffers may grow to twice their size, and only then is it waited for.  Every now and
+ * then the nodes are looked after: what the socket did not take at first is sent
+ * on, and a node that has become idle gets its fullest buffer.
+ *
+ * Rows are spread evenly, so all buffers would be full at the same time and the nodes
+ * idle in between; therefore each target's first buffer is cut short by another
+ * fraction, after which the flushes stay spread over time.
  *
  * A few rows are not worth a COPY, which costs two round trips: they go as prepared
  * INSERTs, with the encoded fields as parameters.  A single-row INSERT is this case.
@@ -32,6 +36,9 @@
 /* As many rows of one shard as are sent by INSERT rather than COPY. */
 #define FEW_ROWS 4
 
+/* The nodes are looked after each time so many rows have been added. */
+#define TEND_INTERVAL 128
+
 static const char copy_header[] = "PGCOPY\n\377\r\n\0\0\0\0\0\0\0\0";
 #define COPY_HEADER_SIZE 19
 
@@ -41,10 +48,18 @@ typedef struct TargetKey
 	Oid			layout;			/* the relation whose row type the slots have */
 } TargetKey;
 
+/* A server with rows on their way. */
+typedef struct LoadNode
+{
+	Oid			serverid;
+	RemoteConnection *conn;		/* while a COPY may be running, else NULL */
+	bool		unsynced;		/* sent to since the last sync */
+} LoadNode;
+
 typedef struct LoadTarget
 {
 	TargetKey	key;
-	Oid			serverid;
+	LoadNode   *node;
 	const char *label;
 	char	   *copy_sql;
 	char	   *insert_sql;
@@ -67,7 +82,8 @@ struct ShardLoader
 	HTAB	   *index;			/* TargetKey -> LoadTarget * */
 	List	   *targets;
 	LoadTarget *last;			/* most rows follow one of their own shard */
-	List	   *unsynced;		/* servers sent to since the last sync */
+	List	   *nodes;			/* of LoadNode * */
+	int			untended;		/* rows added since the nodes were looked after */
 	bool		pending;		/* known to transaction/ */
 	bool		flushing;
 };
@@ -202,6 +218,25 @@ reset_buffer(LoadTarget *target)
 	target->limit = dbscale_copy_buffer_size * 1024;
 }
 
+/* In the current memory context, which is the loader's. */
+static LoadNode *
+find_node(ShardLoader *loader, Oid serverid)
+{
+	LoadNode   *node;
+	ListCell   *lc;
+
+	foreach(lc, loader->nodes)
+	{
+		node = lfirst(lc);
+		if (node->serverid == serverid)
+			return node;
+	}
+	node = palloc0(sizeof(LoadNode));
+	node->serverid = serverid;
+	loader->nodes = lappend(loader->nodes, node);
+	return node;
+}
+
 static LoadTarget *
 create_target(ShardLoader *loader, TargetKey key, TupleDesc desc)
 {
@@ -211,7 +246,7 @@ create_target(ShardLoader *loader, TargetKey key, TupleDesc desc)
 	double		fraction;
 
 	target->key = key;
-	target->serverid = GetForeignTable(key.foreign_table)->serverid;
+	target->node = find_node(loader, GetForeignTable(key.foreign_table)->serverid);
 	target->label = dbscale_remote_label(key.foreign_table);
 	prepare_columns(target, desc, columns);
 	target->copy_sql = dbscale_copy_sql(key.foreign_table, desc, columns, target->binary);
@@ -278,6 +313,8 @@ encode_row(LoadTarget *target, TupleTableSlot *slot)
 }
 
 static void flush_target(ShardLoader *loader, LoadTarget *target);
+static void tend_nodes(ShardLoader *loader);
+static bool is_busy(LoadNode *node);
 
 void
 dbscale_loader_add_row(ShardLoader *loader, Oid foreign_table, Relation layout,
@@ -298,8 +335,11 @@ dbscale_loader_add_row(ShardLoader *loader, Oid foreign_table, Relation layout,
 		dbscale_transaction_add_pending(flush_pending, loader);
 		loader->pending = true;
 	}
-	if (target->buf.len >= target->limit)
+	if (target->buf.len >= target->limit &&
+		(target->buf.len >= 2 * target->limit || !is_busy(target->node)))
 		flush_target(loader, target);
+	if (++loader->untended >= TEND_INTERVAL)
+		tend_nodes(loader);
 }
 
 void
@@ -442,16 +482,14 @@ send_target(ShardLoader *loader, LoadTarget *target, List **statements)
 
 	if (target->rows == 0)
 		return;
-	conn = dbscale_transaction_connection(target->serverid, loader->userid, REMOTE_WRITE);
+	conn = dbscale_transaction_connection(target->node->serverid, loader->userid, REMOTE_WRITE);
 	if (target->rows <= FEW_ROWS || target->ncolumns == 0)
 		*statements = list_concat(*statements, send_inserts(conn, target));
 	else
 	{
-		MemoryContext caller = MemoryContextSwitchTo(loader->context);
-
-		loader->unsynced = list_append_unique_oid(loader->unsynced, target->serverid);
-		MemoryContextSwitchTo(caller);
+		target->node->unsynced = true;
 		send_copy(conn, target);
+		target->node->conn = conn;
 	}
 	reset_buffer(target);
 }
@@ -471,10 +509,81 @@ flush_target(ShardLoader *loader, LoadTarget *target)
 	MemoryContextReset(loader->row_context);
 }
 
+static bool
+is_busy(LoadNode *node)
+{
+	if (node->conn != NULL && !dbscale_remote_copy_busy(node->conn))
+		node->conn = NULL;
+	return node->conn != NULL;
+}
+
+/* The node's fullest target with at least so many bytes, or NULL. */
+static LoadTarget *
+fullest_target(ShardLoader *loader, LoadNode *node, double least)
+{
+	LoadTarget *result = NULL;
+	double		fullness = least;
+	ListCell   *lc;
+
+	foreach(lc, loader->targets)
+	{
+		LoadTarget *target = lfirst(lc);
+
+		if (target->node == node && target->rows > 0 &&
+			target->buf.len >= fullness * target->limit)
+		{
+			result = target;
+			fullness = (double) target->buf.len / target->limit;
+		}
+	}
+	return result;
+}
+
+/* See the head of this file. */
+static void
+tend_nodes(ShardLoader *loader)
+{
+	ListCell   *lc;
+
+	loader->untended = 0;
+	foreach(lc, loader->nodes)
+	{
+		LoadNode   *node = lfirst(lc);
+		bool		was_busy = node->conn != NULL;
+		LoadTarget *target;
+
+		if (!was_busy || is_busy(node))
+			continue;
+		target = fullest_target(loader, node, 1.0);
+		if (target != NULL)
+			flush_target(loader, target);
+	}
+}
+
+/* The next target to be sent, of a node that is not busy if there is one. */
+static LoadTarget *
+next_target(ShardLoader *loader)
+{
+	LoadTarget *waiting = NULL;
+	ListCell   *lc;
+
+	foreach(lc, loader->nodes)
+	{
+		LoadTarget *target = fullest_target(loader, lfirst(lc), 0);
+
+		if (target != NULL && !is_busy(lfirst(lc)))
+			return target;
+		if (target != NULL)
+			waiting = target;
+	}
+	return waiting;
+}
+
 void
 dbscale_loader_flush(ShardLoader *loader)
 {
 	List	   *statements = NIL;
+	LoadTarget *target;
 	ListCell   *lc;
 	MemoryContext caller;
 
@@ -488,8 +597,8 @@ dbscale_loader_flush(ShardLoader *loader)
 			send_target(loader, lfirst(lc), &statements);
 	finish_statements(statements);
 	statements = NIL;
-	foreach(lc, loader->targets)
-		send_target(loader, lfirst(lc), &statements);
+	while ((target = next_target(loader)) != NULL)
+		send_target(loader, target, &statements);
 	finish_statements(statements);
 	MemoryContextSwitchTo(caller);
 	MemoryContextReset(loader->row_context);
@@ -516,15 +625,19 @@ dbscale_loader_sync(ShardLoader *loader)
 	ListCell   *lc;
 
 	dbscale_loader_flush(loader);
-	if (loader->unsynced == NIL)
-		return;
-	foreach(lc, loader->unsynced)
-		conns = lappend(conns, dbscale_transaction_connection(lfirst_oid(lc), loader->userid,
-															  REMOTE_WRITE));
-	dbscale_remote_sync_all(conns);
+	foreach(lc, loader->nodes)
+	{
+		LoadNode   *node = lfirst(lc);
+
+		if (node->unsynced)
+			conns = lappend(conns, dbscale_transaction_connection(node->serverid, loader->userid,
+																  REMOTE_WRITE));
+		node->unsynced = false;
+		node->conn = NULL;
+	}
+	if (conns != NIL)
+		dbscale_remote_sync_all(conns);
 	list_free(conns);
-	list_free(loader->unsynced);
-	loader->unsynced = NIL;
 }
 
 void

@@ -229,3 +229,14 @@ dbscale_remote_copy_end(RemoteConnection *conn)
 	if (PQflush(conn->pg) < 0)
 		lose_and_raise(conn);
 }
+
+bool
+dbscale_remote_copy_busy(RemoteConnection *conn)
+{
+	if (conn->pg == NULL || conn->mode != MODE_COPY_END)
+		return false;
+	/* whatever is wrong with the connection, its next use tells */
+	if (PQflush(conn->pg) < 0 || !PQconsumeInput(conn->pg))
+		return false;
+	return PQisBusy(conn->pg);
+}

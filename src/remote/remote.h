@@ -104,6 +104,11 @@ extern char *dbscale_remote_query_value(RemoteConnection *conn, const char *sql,
 extern void dbscale_remote_copy_begin(RemoteConnection *conn, const char *sql, const char *label);
 extern void dbscale_remote_copy_data(RemoteConnection *conn, const char *data, int length);
 extern void dbscale_remote_copy_end(RemoteConnection *conn);
+/*
+ * After copy_end: hand the socket what it takes, without waiting.  True while the node
+ * is still at it, so that a new COPY would have to wait.
+ */
+extern bool dbscale_remote_copy_busy(RemoteConnection *conn);
 
 /* Wait until everything queued on the connection is done; raise its first error. */
 extern void dbscale_remote_sync(RemoteConnection *conn);
