@@ -102,4 +102,15 @@ extern Oid	GetNewRelFileNumber(Oid reltablespace, Relation pg_class, char relper
 #define pg_noreturn pg_attribute_noreturn()
 #endif
 
+/* 16 has one function for the owner of any object. */
+#include <signal.h>
+#include "miscadmin.h"
+#include "utils/acl.h"
+#if PG_VERSION_NUM < 160000
+#define dbscale_is_owner(relid) pg_class_ownercheck(relid, GetUserId())
+#else
+#include "catalog/pg_class.h"
+#define dbscale_is_owner(relid) object_ownercheck(RelationRelationId, relid, GetUserId())
+#endif
+
 #endif							/* DBSCALE_COMPAT_H */

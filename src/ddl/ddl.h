@@ -69,6 +69,8 @@ extern char *dbscale_ddl_new_stored_name(const char *name, const char *schema);
  * (shard_sql.c).  shard -1: for a reference table's copy.
  */
 extern char *dbscale_ddl_shard_table_sql(const DistributedTable *table, int shard);
+/* Name, type, collation, NOT NULL ... of one column, under the safe search_path. */
+extern void dbscale_ddl_append_column(StringInfo sql, Relation rel, Form_pg_attribute att);
 /* ALTER TABLEs for what CREATE TABLE can't say (storage, statistics); a list of char *. */
 extern List *dbscale_ddl_shard_alter_sql(const DistributedTable *table, int shard);
 /* CREATE [UNIQUE] INDEX for an index of the parent; a constraint's index too. */

@@ -5,7 +5,7 @@
  * All statements are sent before the first result is awaited, so the nodes work at
  * the same time; the statements of one node follow each other in its pipeline.
  */
-#include "ddl/ddl.h"
+#include "ddl/utility.h"
 
 #include "foreign/foreign.h"
 #include "funcapi.h"
@@ -86,12 +86,24 @@ start_on_nodes(const char *command)
 	return all;
 }
 
+/* A reference table has a copy on every node: none may miss the command. */
+static void
+require_all_enabled(void)
+{
+	ListCell   *lc;
+
+	foreach(lc, dbscale_catalog_nodes())
+		require_enabled(lfirst(lc));
+}
+
 /* A reference table's copies count as shard -1 of every enabled node. */
 static List *
 start_on_shards(const DistributedTable *table, const char *command)
 {
 	List	   *all = NIL;
 
+	if (table->is_reference)
+		require_all_enabled();
 	if (table->is_reference)
 		return start_on_nodes(for_shard(command, dbscale_ddl_shard_table_name(table, -1)));
 
@@ -125,6 +137,48 @@ void
 dbscale_ddl_run_on_shards(const DistributedTable *table, const char *command)
 {
 	finish_all(start_on_shards(table, command));
+}
+
+void
+dbscale_ddl_run_for_shards(const DistributedTable *table, ShardCommand make, void *arg)
+{
+	List	   *all = NIL;
+	char	   *sql;
+
+	if (table->is_reference)
+	{
+		require_all_enabled();
+		sql = make(table, -1, arg);
+		finish_all(sql ? start_on_nodes(sql) : NIL);
+		return;
+	}
+	for (int i = 0; i < table->group->nshards; i++)
+		require_enabled(table->group->shards[i].node);
+	for (int i = 0; i < table->group->nshards; i++)
+	{
+		const Shard *shard = &table->group->shards[i];
+
+		sql = make(table, shard->number, arg);
+		if (sql)
+			all = lappend(all, start(shard->node, shard->number, sql,
+									 dbscale_ddl_shard_table_name(table, shard->number)));
+	}
+	finish_all(all);
+}
+
+char *
+dbscale_ddl_escape_percent(const char *text)
+{
+	StringInfoData escaped;
+
+	initStringInfo(&escaped);
+	for (const char *p = text; *p; p++)
+	{
+		if (*p == '%')
+			appendStringInfoChar(&escaped, '%');
+		appendStringInfoChar(&escaped, *p);
+	}
+	return escaped.data;
 }
 
 void

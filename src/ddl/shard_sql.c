@@ -41,8 +41,8 @@ generation_expression(Relation rel, AttrNumber attno)
 		 attno, RelationGetRelationName(rel));
 }
 
-static void
-append_column(StringInfo sql, Relation rel, Form_pg_attribute att)
+void
+dbscale_ddl_append_column(StringInfo sql, Relation rel, Form_pg_attribute att)
 {
 	appendStringInfo(sql, "%s %s", quote_identifier(NameStr(att->attname)),
 					 format_type_with_typemod(att->atttypid, att->atttypmod));
@@ -124,7 +124,7 @@ dbscale_ddl_shard_table_sql(const DistributedTable *table, int shard)
 		if (!first)
 			appendStringInfoString(&sql, ", ");
 		first = false;
-		append_column(&sql, rel, att);
+		dbscale_ddl_append_column(&sql, rel, att);
 	}
 	append_checks(&sql, table->relid);
 	appendStringInfoChar(&sql, ')');
