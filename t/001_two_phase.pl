@@ -11,10 +11,10 @@ use Test::More;
 
 # The points in their order, and whether the transaction is committed once it is there.
 my @points = (
+	[ after_log => 0 ],				# the log is written first; it counts with the local commit
 	[ before_prepare => 0 ],
 	[ after_first_prepare => 0 ],
 	[ after_prepare => 0 ],
-	[ after_log => 0 ],
 	[ after_commit => 1 ],
 	[ after_first_commit_prepared => 1 ],
 );
@@ -80,8 +80,8 @@ foreach my $victim (1, 2)
 
 		# A node that was prepared before it was killed does not hinder the commit.
 		ok($rc == 0 || !$committed, "$point, node $victim killed: a commit that has happened is no error");
-		isnt($rc, 0, "$point, node $victim killed: not prepared, so an error") if $point eq 'before_prepare';
-		is($rc, 0, "$point, node $victim killed: prepared, so committed") if $point =~ /^after_(prepare|log)$/;
+		isnt($rc, 0, "$point, node $victim killed: not prepared, so an error") if $point =~ /^(before_prepare|after_log)$/;
+		is($rc, 0, "$point, node $victim killed: prepared, so committed") if $point eq "after_prepare";
 		is($out =~ /committed/ ? 0 : $rc, $rc, "$point, node $victim killed: the client's answer is clear");
 		$expected++ if $rc == 0;
 		is(balances(), "$expected $expected $expected",
