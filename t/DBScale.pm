@@ -14,6 +14,7 @@ use strict;
 use warnings;
 
 use IPC::Run ();
+use POSIX qw(WNOHANG);
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -29,7 +30,7 @@ sub new
 	my $self = bless { nodes => [] }, $class;
 	my $fsync = $options{fsync} // 'off';
 	my $common = "fsync = $fsync\nmax_prepared_transactions = 50\nmax_connections = 60\nautovacuum = off\n"
-	  . "log_statement = none\nlog_min_messages = info\nlog_error_verbosity = verbose\n";
+	  . "log_statement = none\nlog_min_messages = info\n";
 
 	for my $i (1 .. $options{nodes} // 2)
 	{
@@ -69,35 +70,47 @@ sub try
 	return $self->finish($self->start($sql, %options));
 }
 
-# Start psql on the coordinator (or server => ...) in the background.
+# Start psql on the coordinator (or server => ...) in the background.  Files, not pipes:
+# nobody needs to read while it runs.
 sub start
 {
 	my ($self, $sql, %options) = @_;
 	my $server = $options{server} // $self->{coordinator};
-	my $session = { in => $sql, out => '', err => '' };
+	my $base = $self->{coordinator}->basedir . '/session_' . ++$self->{sessions};
 	my @command = ('psql', '-XAtq', '-v', 'VERBOSITY=verbose', '-v', 'SHOW_CONTEXT=never');
 
 	push @command, '-v', 'ON_ERROR_STOP=1' if $options{stop_on_error};
-	push @command, '-d', $options{connstr} // $server->connstr($options{dbname} // 'postgres');
-	$session->{handle} = IPC::Run::start(\@command, '<', \$session->{in}, '>', \$session->{out}, '2>', \$session->{err});
-	return $session;
+	push @command, '-d', $server->connstr($options{dbname} // 'postgres');
+	append_to_file("$base.in", $sql);
+	my $pid = fork() // die "fork: $!";
+	if ($pid == 0)
+	{
+		open STDIN, '<', "$base.in" or POSIX::_exit(126);
+		open STDOUT, '>', "$base.out" or POSIX::_exit(126);
+		open STDERR, '>', "$base.err" or POSIX::_exit(126);
+		{ exec @command; }
+		POSIX::_exit(127);
+	}
+	return { pid => $pid, base => $base };
 }
 
 sub finish
 {
 	my ($self, $session) = @_;
 	my $deadline = time() + $TIMEOUT;
+	my $ended = 0;
 
-	while ($session->{handle}->pumpable && time() < $deadline)
+	while (($ended = waitpid($session->{pid}, WNOHANG)) == 0 && time() < $deadline) { usleep(10_000); }
+	my $status = $?;
+	if ($ended == 0)
 	{
-		eval { $session->{handle}->pump_nb; };
-		last unless $session->{handle}->pumpable;
-		usleep(10_000);
+		kill 'KILL', $session->{pid};
+		waitpid $session->{pid}, 0;
+		die "timed out waiting for a session: " . slurp_file("$session->{base}.err");
 	}
-	$session->{handle}->kill_kill if time() >= $deadline;
-	eval { $session->{handle}->finish; };
-	chomp $session->{out};
-	return ($session->{handle}->result(0), $session->{out}, $session->{err});
+	my $out = slurp_file("$session->{base}.out");
+	chomp $out;
+	return ($status >> 8, $out, slurp_file("$session->{base}.err"));
 }
 
 # Poll until the code returns true; dies with the words otherwise.
@@ -169,7 +182,8 @@ sub kill_all
 	kill 'KILL', @children;
 	$server->kill9;
 	$self->wait_until('the server is dead', sub { !grep { is_alive($_) } $postmaster, @children }, 30);
-	unlink $server->data_dir . '/postmaster.pid';
+	# a zombie that nobody has reaped yet still looks alive to the new postmaster
+	unlink $server->data_dir . '/postmaster.pid', $server->host . '/.s.PGSQL.' . $server->port . '.lock';
 	return;
 }
 
