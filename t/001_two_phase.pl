@@ -19,7 +19,8 @@ my @points = (
 	[ after_first_commit_prepared => 1 ],
 );
 
-my $db = DBScale->new(nodes => 2, fsync => 'on');
+# No fsync: a killed process takes nothing from the operating system's cache.
+my $db = DBScale->new(nodes => 2);
 $db->sql(q(
 CREATE TABLE accounts (id int PRIMARY KEY, balance int NOT NULL);
 SELECT dbscale.distribute_table('accounts', 'id', shard_count => 8);
@@ -64,11 +65,13 @@ foreach my $p (@points)
 		"$point, coordinator killed: " . ($committed ? 'committed' : 'rolled back') . ' everywhere');
 }
 
+# Node 1 prepares and commits first, so between the two it matters which is killed.
 foreach my $victim (1, 2)
 {
 	foreach my $p (@points)
 	{
 		my ($point, $committed) = @$p;
+		next if $victim == 1 && $point !~ /first/;
 		my $session = $db->start(transaction($point), stop_on_error => 1);
 
 		$db->wait_for_point($point);

@@ -16,7 +16,7 @@ my $seconds = $ENV{DBSCALE_SECONDS} // 5;
 my $accounts = 40;
 my $total = $accounts * 1000;
 
-my $db = DBScale->new(nodes => 2, fsync => 'on', settings => "dbscale.deadlock_interval = 200ms\n");
+my $db = DBScale->new(nodes => 2, settings => "dbscale.deadlock_interval = 200ms\n");
 $db->sql(qq(
 CREATE TABLE accounts (id int PRIMARY KEY, balance int NOT NULL);
 SELECT dbscale.distribute_table('accounts', 'id', shard_count => 8);

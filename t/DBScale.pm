@@ -22,14 +22,13 @@ use Time::HiRes qw(usleep time);
 
 my $TIMEOUT = $PostgreSQL::Test::Utils::timeout_default || 180;
 
-# Options: nodes (2), fsync ('off'), settings (lines for the coordinator's configuration),
+# Options: nodes (2), settings (lines for the coordinator's configuration),
 # node_settings (for the nodes').
 sub new
 {
 	my ($class, %options) = @_;
 	my $self = bless { nodes => [] }, $class;
-	my $fsync = $options{fsync} // 'off';
-	my $common = "fsync = $fsync\nmax_prepared_transactions = 50\nmax_connections = 60\nautovacuum = off\n"
+	my $common = "fsync = off\nmax_prepared_transactions = 50\nmax_connections = 60\nautovacuum = off\n"
 	  . "log_statement = none\nlog_min_messages = info\n";
 
 	for my $i (1 .. $options{nodes} // 2)
