@@ -328,7 +328,8 @@ define_foreign_table(const char *sql, Oid owner)
 
 		if (!IsA(stmt, CreateForeignTableStmt))
 			elog(ERROR, "unexpected statement for a foreign table");
-		relid = DefineRelation(&stmt->base, RELKIND_FOREIGN_TABLE, owner, NULL, sql).objectId;
+		/* without the text: positions in it would be shown in the user's command */
+		relid = DefineRelation(&stmt->base, RELKIND_FOREIGN_TABLE, owner, NULL, NULL).objectId;
 		CreateForeignTable(stmt, relid);
 		CommandCounterIncrement();
 	}
@@ -631,7 +632,7 @@ dbscale_distribute_table(PG_FUNCTION_ARGS)
 	d.shard_count = PG_GETARG_INT32(3);
 	d.step = text_argument(fcinfo, 5);
 	d.bounds = jsonb_argument(fcinfo, 6);
-	rel = dbscale_ddl_open_for_command(d.relid, "distribute_table");
+	rel = dbscale_ddl_open_for_command(d.relid, "distribute");
 	d.name = pstrdup(RelationGetRelationName(rel));
 	d.schema = get_namespace_name(RelationGetNamespace(rel));
 	d.model = colocated_table(fcinfo, 4);
@@ -756,7 +757,7 @@ dbscale_add_shard(PG_FUNCTION_ARGS)
 	int			number;
 
 	require_arguments(fcinfo, names, lengthof(names));
-	table_close(dbscale_ddl_open_for_command(PG_GETARG_OID(0), "add_shard"), NoLock);
+	table_close(dbscale_ddl_open_for_command(PG_GETARG_OID(0), "add a shard to"), NoLock);
 	GetUserIdAndSecContext(&user, &context);
 	SetUserIdAndSecContext(dbscale_extension_owner(), context | SECURITY_LOCAL_USERID_CHANGE);
 	number = dbscale_ddl_add_shard(PG_GETARG_OID(0), jsonb_argument(fcinfo, 1),

@@ -474,11 +474,12 @@ dbscale_set_node_state(PG_FUNCTION_ARGS)
 
 	require_superuser(enable ? "enable a node" : "disable a node");
 	node = dbscale_catalog_require_node(name, false);
+	dbscale_ddl_execute(psprintf("UPDATE dbscale.node SET state = %s WHERE node = %s",
+								 quote_literal_cstr(state), quote_literal_cstr(name)));
+	/* connections to a disabled node are refused, so it is asked once it is not */
 	if (enable && !node->enabled)
 		(void) dbscale_remote_query_value(dbscale_remote_connect(node->serverid, dbscale_ddl_node_user(node)),
 										  "SELECT 1", REMOTE_NO_PARAMS);
-	dbscale_ddl_execute(psprintf("UPDATE dbscale.node SET state = %s WHERE node = %s",
-								 quote_literal_cstr(state), quote_literal_cstr(name)));
 	PG_RETURN_VOID();
 }
 

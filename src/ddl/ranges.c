@@ -54,10 +54,11 @@ make_range(Oid type, const char *from, const char *to)
 
 	if (from == NULL || to == NULL)
 		bad_bounds("A range needs \"from\" and \"to\".", RANGE_HINT);
+	from = canonical(type, from);
+	to = canonical(type, to);
 	bounds->json = dbscale_ddl_query_value(
 		psprintf("SELECT jsonb_build_object('from', %s::text, 'to', %s::text)",
-				 quote_literal_cstr(canonical(type, from)),
-				 quote_literal_cstr(canonical(type, to))));
+				 quote_literal_cstr(from), quote_literal_cstr(to)));
 	return bounds;
 }
 

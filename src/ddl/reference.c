@@ -616,7 +616,7 @@ Datum
 dbscale_distribute_reference(PG_FUNCTION_ARGS)
 {
 	Oid			relid = PG_GETARG_OID(0);
-	Relation	rel = dbscale_ddl_open_for_command(relid, "distribute_reference");
+	Relation	rel = dbscale_ddl_open_for_command(relid, "distribute");
 	List	   *nodes;
 	char	   *stored;
 	Oid			user;

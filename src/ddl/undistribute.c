@@ -307,7 +307,7 @@ dbscale_undistribute_table(PG_FUNCTION_ARGS)
 	Oid			user;
 	int			context;
 
-	table_close(dbscale_ddl_open_for_command(relid, "undistribute_table"), NoLock);
+	table_close(dbscale_ddl_open_for_command(relid, "undistribute"), NoLock);
 	GetUserIdAndSecContext(&user, &context);
 	SetUserIdAndSecContext(dbscale_extension_owner(), context | SECURITY_LOCAL_USERID_CHANGE);
 	table = dbscale_catalog_require_table(relid);
