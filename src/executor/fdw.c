@@ -156,6 +156,18 @@ plan_direct_modify(PlannerInfo *root, ModifyTable *plan, Index resultRelation, i
 	return borrow_routine()->PlanDirectModify(root, plan, resultRelation, subplan_index);
 }
 
+/* Core plans a foreign partition as if its parent's TABLESAMPLE were not there. */
+static void
+get_rel_size(PlannerInfo *root, RelOptInfo *baserel, Oid foreigntableid)
+{
+	if (planner_rt_fetch(baserel->relid, root)->tablesample != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("TABLESAMPLE is not possible on shards"),
+				 errhint("A condition such as WHERE random() < 0.01 takes a sample.")));
+	borrow_routine()->GetForeignRelSize(root, baserel, foreigntableid);
+}
+
 /* ---- EXPLAIN ---- */
 
 static void
@@ -198,6 +210,7 @@ dbscale_fdw_handler(PG_FUNCTION_ARGS)
 	dbscale_direct_set_callbacks(routine);
 	dbscale_modify_set_callbacks(routine);
 	dbscale_maintain_set_callbacks(routine);
+	routine->GetForeignRelSize = get_rel_size;
 	routine->PlanDirectModify = plan_direct_modify;
 	routine->ExplainForeignScan = explain_scan;
 	routine->ExplainForeignModify = explain_modify;
