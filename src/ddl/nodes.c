@@ -146,20 +146,26 @@ role_spec(Oid roleid)
 	return spec;
 }
 
+static void
+drop_mapping(const char *node, Oid roleid)
+{
+	DropUserMappingStmt *drop = makeNode(DropUserMappingStmt);
+
+	drop->user = role_spec(roleid);
+	drop->servername = pstrdup(node);
+	RemoveUserMapping(drop);
+	CommandCounterIncrement();
+}
+
 /* A mapping with these options, instead of any that the role has on the node. */
 static void
 set_mapping(const char *node, Oid roleid, List *options)
 {
-	DropUserMappingStmt *drop = makeNode(DropUserMappingStmt);
 	CreateUserMappingStmt *create = makeNode(CreateUserMappingStmt);
 
-	drop->user = role_spec(roleid);
-	drop->servername = pstrdup(node);
-	drop->missing_ok = true;
 	if (SearchSysCacheExists2(USERMAPPINGUSERSERVER, ObjectIdGetDatum(roleid),
 							  ObjectIdGetDatum(get_foreign_server_oid(node, false))))
-		RemoveUserMapping(drop);
-	CommandCounterIncrement();
+		drop_mapping(node, roleid);
 	create->user = role_spec(roleid);
 	create->servername = pstrdup(node);
 	create->options = options;
@@ -445,6 +451,7 @@ dbscale_remove_node(PG_FUNCTION_ARGS)
 {
 	char	   *name = required_name(fcinfo, 0, "the node's name");
 	const ShardNode *node;
+	ListCell   *lc;
 
 	require_superuser("remove a node");
 	lock_nodes();
@@ -459,7 +466,9 @@ dbscale_remove_node(PG_FUNCTION_ARGS)
 			dbscale_local_database_drop(name, node->serverid, GetUserId());
 	}
 	dbscale_ddl_execute(psprintf("DELETE FROM dbscale.node WHERE node = %s", quote_literal_cstr(name)));
-	dbscale_ddl_execute(psprintf("DROP SERVER IF EXISTS %s CASCADE", quote_identifier(name)));
+	foreach(lc, mapped_roles(node->serverid))
+		drop_mapping(name, lfirst_oid(lc));
+	dbscale_ddl_execute(psprintf("DROP SERVER %s CASCADE", quote_identifier(name)));
 	PG_RETURN_VOID();
 }
 
