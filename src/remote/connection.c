@@ -193,20 +193,31 @@ add_options(ConnectionParams *params, List *options)
 	}
 }
 
+/* A machine that has died is noticed within half a minute or so, unless the server's options say else. */
+static void
+add_keepalives(ConnectionParams *params)
+{
+	add_param(params, "keepalives_idle", "20");
+	add_param(params, "keepalives_interval", "5");
+	add_param(params, "keepalives_count", "3");
+	add_param(params, "tcp_user_timeout", "30000");
+}
+
 /*
- * The deadlock detector finds this backend by the application name.  Server
- * options first: of two equal keywords libpq takes the last.
+ * The deadlock detector finds this backend by the application name.  Of two equal
+ * keywords libpq takes the last.
  */
 static ConnectionParams
 connection_params(ForeignServer *server, UserMapping *mapping)
 {
 	ConnectionParams params = {0};
-	int			size = list_length(server->options) + list_length(mapping->options) + 3;
+	int			size = list_length(server->options) + list_length(mapping->options) + 7;
 
 	if (libpq_options == NIL)
 		learn_libpq_options();
 	params.keywords = palloc0(size * sizeof(char *));
 	params.values = palloc0(size * sizeof(char *));
+	add_keepalives(&params);
 	add_options(&params, server->options);
 	add_options(&params, mapping->options);
 	add_param(&params, "client_encoding", GetDatabaseEncodingName());

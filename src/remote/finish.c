@@ -13,8 +13,13 @@
  */
 #include "remote/internal.h"
 
+#include <pthread.h>
+#include <signal.h>
+#include <unistd.h>
+
 #include "access/xact.h"
 #include "miscadmin.h"
+#include "storage/latch.h"
 #include "storage/latch.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
@@ -75,6 +80,16 @@ dbscale_remote_sync_all(List *conns)
 
 /* ---- cancel ---- */
 
+static RemoteWait
+shorter_wait(const RemoteWait *wait, int timeout_ms)
+{
+	RemoteWait	shorter = remote_wait_quiet(timeout_ms);
+
+	if (wait->deadline != 0 && wait->deadline < shorter.deadline)
+		shorter.deadline = wait->deadline;
+	return shorter;
+}
+
 #ifdef LIBPQ_HAS_ASYNC_CANCEL
 /* 17: without blocking. */
 static void
@@ -98,28 +113,74 @@ request_cancel(RemoteConnection *conn, const RemoteWait *wait)
 	PQcancelFinish(cancel);
 }
 #else
-/* Before 17 libpq can only block; the request is one small packet. */
+/*
+ * Before 17 libpq can only block, for ever if the node's machine accepts connections
+ * and its server is stuck.  So PQcancel (which may be called from anywhere, even a
+ * signal handler) is called in a thread that owns all it touches and takes no
+ * signals; it closes its end of a pipe when done, and is left behind when it isn't
+ * in time.
+ */
+typedef struct CancelThread
+{
+	PGcancel   *cancel;
+	int			done;
+} CancelThread;
+
+static void *
+cancel_thread(void *arg)
+{
+	CancelThread *work = arg;
+	char		message[256];
+
+	(void) PQcancel(work->cancel, message, sizeof(message));
+	PQfreeCancel(work->cancel);
+	close(work->done);
+	free(work);
+	return NULL;
+}
+
+static bool
+start_cancel_thread(CancelThread *work)
+{
+	pthread_t	thread;
+	sigset_t	all,
+				old;
+	bool		started;
+
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &old);
+	started = pthread_create(&thread, NULL, cancel_thread, work) == 0;
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	if (started)
+		pthread_detach(thread);
+	return started;
+}
+
 static void
 request_cancel(RemoteConnection *conn, const RemoteWait *wait)
 {
-	PGcancel   *cancel = PQgetCancel(conn->pg);
-	char		message[256];
+	RemoteWait	patience = shorter_wait(wait, CANCEL_REPEAT_MS);
+	CancelThread *work = malloc(sizeof(CancelThread));
+	int			ends[2];
 
-	if (cancel != NULL)
-		(void) PQcancel(cancel, message, sizeof(message));
-	PQfreeCancel(cancel);
+	if (work == NULL || pipe(ends) != 0)
+	{
+		free(work);
+		return;
+	}
+	work->cancel = PQgetCancel(conn->pg);
+	work->done = ends[1];
+	if (work->cancel == NULL || !start_cancel_thread(work))
+	{
+		PQfreeCancel(work->cancel);
+		close(ends[1]);
+		free(work);
+	}
+	else
+		(void) remote_wait_socket(ends[0], WL_SOCKET_READABLE, &patience);
+	close(ends[0]);
 }
 #endif
-
-static RemoteWait
-shorter_wait(const RemoteWait *wait, int timeout_ms)
-{
-	RemoteWait	shorter = remote_wait_quiet(timeout_ms);
-
-	if (wait->deadline != 0 && wait->deadline < shorter.deadline)
-		shorter.deadline = wait->deadline;
-	return shorter;
-}
 
 static bool
 is_over(const RemoteWait *wait)
