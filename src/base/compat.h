@@ -113,4 +113,62 @@ extern Oid	GetNewRelFileNumber(Oid reltablespace, Relation pg_class, char relper
 #define dbscale_is_owner(relid) object_ownercheck(RelationRelationId, relid, GetUserId())
 #endif
 
+/*
+ * 16 moved the privileges to check, and as whom, from range table entries to a
+ * list beside them.
+ */
+#include "nodes/parsenodes.h"
+#include "nodes/plannodes.h"
+#if PG_VERSION_NUM >= 160000
+#include "parser/parse_relation.h"
+#endif
+
+static inline Oid
+dbscale_rte_check_as_user(Query *query, RangeTblEntry *rte)
+{
+#if PG_VERSION_NUM >= 160000
+	if (rte->perminfoindex == 0)
+		return InvalidOid;
+	return getRTEPermissionInfo(query->rteperminfos, rte)->checkAsUser;
+#else
+	return rte->checkAsUser;
+#endif
+}
+
+/* Add to a plan's lists what the executor checks privileges of in this query level. */
+static inline void
+dbscale_collect_perminfos(List **rtable, List **perminfos, Query *query)
+{
+	ListCell   *lc;
+
+	foreach(lc, query->rtable)
+	{
+		RangeTblEntry *rte = (RangeTblEntry *) lfirst(lc);
+		RangeTblEntry *copy;
+
+#if PG_VERSION_NUM >= 160000
+		if (rte->perminfoindex == 0)
+			continue;
+		copy = makeNode(RangeTblEntry);
+		*copy = *rte;
+		copy->subquery = NULL;
+		*perminfos = lappend(*perminfos, getRTEPermissionInfo(query->rteperminfos, rte));
+		copy->perminfoindex = list_length(*perminfos);
+#else
+		if (rte->rtekind != RTE_RELATION)
+			continue;
+		copy = (RangeTblEntry *) copyObject(rte);
+#endif
+		*rtable = lappend(*rtable, copy);
+	}
+}
+
+static inline void
+dbscale_set_perminfos(PlannedStmt *plan, List *perminfos)
+{
+#if PG_VERSION_NUM >= 160000
+	plan->permInfos = perminfos;
+#endif
+}
+
 #endif							/* DBSCALE_COMPAT_H */

@@ -7,6 +7,7 @@
  * planner would only under use_remote_estimate, which the validator refuses.
  */
 #include "executor/internal.h"
+#include "executor/router_scan.h"
 
 #include "access/reloptions.h"
 #include "access/sysattr.h"
@@ -230,5 +231,6 @@ dbscale_fdw_handler(PG_FUNCTION_ARGS)
 void
 dbscale_executor_init(void)
 {
-	/* nothing to do at load: postgres_fdw's library is loaded when first needed */
+	/* postgres_fdw's library is loaded when first needed */
+	dbscale_router_scan_init();
 }

@@ -27,6 +27,7 @@
 #include "optimizer/cost.h"
 #include "optimizer/planner.h"
 #include "parser/parsetree.h"
+#include "planner/router.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/syscache.h"
@@ -215,10 +216,16 @@ static PlannedStmt *
 dbscale_planner(Query *parse, const char *query_string, int cursor_options,
 				ParamListInfo params)
 {
+	PlannedStmt *plan;
+	const char *reason;
+
 	if (dbscale_catalog_is_empty() ||
 		!names_distributed_table((Node *) parse, NULL))
 		return plan_next(parse, query_string, cursor_options, params);
 
+	plan = dbscale_router_plan(parse, cursor_options, &reason);
+	if (plan != NULL)
+		return plan;
 	adapt_query(parse);
 	return plan_partitionwise(parse, query_string, cursor_options, params);
 }

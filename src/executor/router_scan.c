@@ -1,0 +1,319 @@
+/*
+ * router_scan.c
+ *		The custom scan that runs a whole statement on the node of one shard.
+ *
+ * The plan names no shard: the key's expression is computed when the scan is first
+ * asked for a row, the key gives the shard, and the shard its node, under the locks
+ * on the parent tables that the executor holds by then (a key cannot be assigned
+ * elsewhere while one is held).  A write also locks the shard's foreign table, as
+ * every write does.
+ */
+#include "executor/internal.h"
+#include "executor/router_scan.h"
+
+#include "access/xact.h"
+#include "miscadmin.h"
+#include "nodes/extensible.h"
+#include "nodes/nodeFuncs.h"
+#include "plan/plan.h"
+#include "storage/lmgr.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "tcop/pquery.h"
+
+typedef struct RouterScanState
+{
+	CustomScanState css;
+	RouterTask *task;
+	List	   *exprs;			/* of ExprState */
+	List	   *types;			/* their types */
+	int			shard;			/* -1 until the key is known */
+	RemoteStatement *statement; /* NULL until sent */
+	bool		done;
+	RowReader  *reader;
+	ParamSet   *params;
+	MemoryContext row_context;	/* values of the current row */
+} RouterScanState;
+
+static Node *create_router_scan(CustomScan *scan);
+static void begin_router_scan(CustomScanState *node, EState *estate, int eflags);
+static TupleTableSlot *exec_router_scan(CustomScanState *node);
+static void end_router_scan(CustomScanState *node);
+static void rescan_router_scan(CustomScanState *node);
+static void explain_router_scan(CustomScanState *node, List *ancestors, ExplainState *es);
+
+CustomScanMethods dbscale_router_scan_methods = {
+	.CustomName = "dbscale router",
+	.CreateCustomScanState = create_router_scan
+};
+
+static const CustomExecMethods router_exec_methods = {
+	.CustomName = "dbscale router",
+	.BeginCustomScan = begin_router_scan,
+	.ExecCustomScan = exec_router_scan,
+	.EndCustomScan = end_router_scan,
+	.ReScanCustomScan = rescan_router_scan,
+	.ExplainCustomScan = explain_router_scan
+};
+
+static Node *
+create_router_scan(CustomScan *scan)
+{
+	RouterScanState *state = (RouterScanState *) newNode(sizeof(RouterScanState), T_CustomScanState);
+
+	state->css.methods = &router_exec_methods;
+	state->shard = -1;
+	return (Node *) state;
+}
+
+static Oid *
+param_types(RouterScanState *state)
+{
+	Oid		   *types = palloc(sizeof(Oid) * (state->task->parameters + 1));
+
+	for (int i = 0; i < state->task->parameters; i++)
+		types[i] = list_nth_oid(state->types, i);
+	return types;
+}
+
+static List *
+all_columns(TupleDesc desc)
+{
+	List	   *columns = NIL;
+
+	for (int i = 1; i <= desc->natts; i++)
+		columns = lappend_int(columns, i);
+	return columns;
+}
+
+static void
+begin_router_scan(CustomScanState *node, EState *estate, int eflags)
+{
+	RouterScanState *state = (RouterScanState *) node;
+	CustomScan *scan = (CustomScan *) node->ss.ps.plan;
+	TupleDesc	desc = node->ss.ss_ScanTupleSlot->tts_tupleDescriptor;
+	ListCell   *lc;
+
+	state->task = dbscale_plan_unpack_router(scan->custom_private);
+	state->exprs = ExecInitExprList(scan->custom_exprs, (PlanState *) node);
+	foreach(lc, scan->custom_exprs)
+		state->types = lappend_oid(state->types, exprType(lfirst(lc)));
+	state->row_context = AllocSetContextCreate(estate->es_query_cxt, "dbscale router row",
+											   ALLOCSET_DEFAULT_SIZES);
+
+	state->params = dbscale_params_create(state->task->parameters, param_types(state), true);
+	state->params->params.types = param_types(state);
+	state->reader = dbscale_row_reader_create(desc, all_columns(desc), true,
+											  get_rel_name(state->task->key_table));
+}
+
+/* Every expression of the plan, computed once: a key may be volatile (nextval). */
+static void
+compute_expressions(RouterScanState *state, Datum *values, bool *nulls)
+{
+	ExprContext *econtext = state->css.ss.ps.ps_ExprContext;
+	int			i = 0;
+	ListCell   *lc;
+
+	foreach(lc, state->exprs)
+	{
+		values[i] = ExecEvalExprSwitchContext(lfirst(lc), econtext, &nulls[i]);
+		i++;
+	}
+}
+
+/*
+ * The shard of the key.  A key that no shard takes has no rows, which any shard
+ * can tell; only a row to insert needs a shard of its own.
+ */
+static int
+find_shard(RouterScanState *state, Datum key, bool isnull)
+{
+	const DistributedTable *table = dbscale_catalog_require_distributed(state->task->key_table);
+	Oid			type = list_nth_oid(state->types, state->task->key_expr);
+	int			shard = dbscale_route_any_key(table, key, type, isnull);
+
+	if (shard >= 0)
+		return shard;
+	if (state->task->command == CMD_INSERT)
+		ereport(ERROR,
+				(errcode(ERRCODE_CHECK_VIOLATION),
+				 errmsg("no partition of relation \"%s\" found for row",
+						get_rel_name(state->task->key_table)),
+				 errhint("Add a shard for it with dbscale.add_shard.")));
+	return table->group->shards[0].number;
+}
+
+/* The foreign table of a distributed table's shard. */
+static Oid
+shard_table(Oid relation, int shard)
+{
+	const DistributedTable *table = dbscale_catalog_require_distributed(relation);
+	const Shard *found = dbscale_catalog_shard(table->group, shard);
+
+	return table->foreign_tables[found - table->group->shards];
+}
+
+static const ShardNode *
+shard_node(Oid relation, int shard)
+{
+	const DistributedTable *table = dbscale_catalog_require_distributed(relation);
+
+	return dbscale_catalog_shard(table->group, shard)->node;
+}
+
+/*
+ * A read that is the whole of its transaction needs none on the node: nothing of
+ * the session's is before it, and nothing can come after.
+ */
+static RemoteUse
+remote_use(RouterScanState *state)
+{
+	if (state->task->command != CMD_SELECT)
+		return REMOTE_WRITE;
+	if (state->task->locks_rows || IsTransactionBlock() || ActivePortal == NULL ||
+		ActivePortal->queryDesc == NULL ||
+		ActivePortal->queryDesc->estate != state->css.ss.ps.state)
+		return REMOTE_READ;
+	return REMOTE_READ_ALONE;
+}
+
+static void
+send_statement(RouterScanState *state)
+{
+	RouterTask *task = state->task;
+	EState	   *estate = state->css.ss.ps.state;
+	int			count = list_length(state->exprs);
+	Datum	   *values = palloc(sizeof(Datum) * count);
+	bool	   *nulls = palloc(sizeof(bool) * count);
+	MemoryContext old = MemoryContextSwitchTo(estate->es_query_cxt);
+	Oid			user = OidIsValid(task->check_as_user) ? task->check_as_user : GetUserId();
+	RemoteConnection *conn;
+	const RemoteParams *params;
+	int			flags = 0;
+	char	   *sql;
+
+	compute_expressions(state, values, nulls);
+	state->shard = find_shard(state, values[task->key_expr], nulls[task->key_expr]);
+	if (OidIsValid(task->target))
+		LockRelationOid(shard_table(task->target, state->shard), RowExclusiveLock);
+	sql = dbscale_plan_shard_sql(&task->sql, task->relations, state->shard);
+	params = task->parameters > 0 ?
+		dbscale_params_set(state->params, values, nulls) : REMOTE_NO_PARAMS;
+	if (task->parameters > 0)
+		flags |= REMOTE_PREPARE;
+	if (state->reader->binary && task->has_result)
+		flags |= REMOTE_BINARY;
+
+	conn = dbscale_transaction_connection(shard_node(task->key_table, state->shard)->serverid,
+										  user, remote_use(state));
+	state->statement = dbscale_remote_send(conn, sql, params, flags,
+										   get_rel_name(shard_table(task->key_table, state->shard)));
+	MemoryContextSwitchTo(old);
+}
+
+/* One row of the node as a tuple. */
+static TupleTableSlot *
+store_row(RouterScanState *state, RemoteRow *row)
+{
+	TupleTableSlot *slot = state->css.ss.ss_ScanTupleSlot;
+	MemoryContext old;
+
+	ExecClearTuple(slot);
+	MemoryContextReset(state->row_context);
+	old = MemoryContextSwitchTo(state->row_context);
+	ExecForceStoreHeapTuple(dbscale_row_reader_tuple(state->reader, row), slot, false);
+	MemoryContextSwitchTo(old);
+	return slot;
+}
+
+static TupleTableSlot *
+next_row(ScanState *node)
+{
+	RouterScanState *state = (RouterScanState *) node;
+	RemoteRow	row;
+
+	if (state->done)
+		return ExecClearTuple(node->ss_ScanTupleSlot);
+	if (state->statement == NULL)
+		send_statement(state);
+	if (state->task->has_result && dbscale_remote_next_row(state->statement, &row))
+	{
+		if (state->task->command != CMD_SELECT)
+			node->ps.state->es_processed++;
+		return store_row(state, &row);
+	}
+	if (!state->task->has_result)
+		node->ps.state->es_processed += dbscale_remote_finish(state->statement);
+	state->done = true;
+	return ExecClearTuple(node->ss_ScanTupleSlot);
+}
+
+static bool
+recheck_row(ScanState *node, TupleTableSlot *slot)
+{
+	return true;
+}
+
+static TupleTableSlot *
+exec_router_scan(CustomScanState *node)
+{
+	return ExecScan(&node->ss, next_row, recheck_row);
+}
+
+static void
+end_router_scan(CustomScanState *node)
+{
+	RouterScanState *state = (RouterScanState *) node;
+
+	if (state->statement)
+		dbscale_remote_close(state->statement);
+	state->statement = NULL;
+}
+
+/* The plan is a whole statement, so it is asked again only from its start. */
+static void
+rescan_router_scan(CustomScanState *node)
+{
+	end_router_scan(node);
+	((RouterScanState *) node)->done = false;
+}
+
+/* Without a parameter's value there is no shard to name; the text is then the first one's. */
+static void
+explain_router_scan(CustomScanState *node, List *ancestors, ExplainState *es)
+{
+	RouterScanState *state = (RouterScanState *) node;
+	const DistributedTable *table = dbscale_catalog_require_distributed(state->task->key_table);
+	CustomScan *scan = (CustomScan *) node->ss.ps.plan;
+	bool		known = state->shard >= 0;
+	int			shard;
+
+	if (!known && IsA(list_nth(scan->custom_exprs, state->task->key_expr), Const))
+	{
+		Const	   *key = list_nth(scan->custom_exprs, state->task->key_expr);
+
+		state->shard = find_shard(state, key->constvalue, key->constisnull);
+		known = true;
+	}
+	shard = known ? state->shard : table->group->shards[0].number;
+	if (known)
+	{
+		ExplainPropertyText("Node", NameStr(shard_node(state->task->key_table, shard)->name), es);
+		ExplainPropertyInteger("Shard", NULL, shard, es);
+	}
+	else
+		ExplainPropertyText("Shard", "by the key, at execution", es);
+	if (es->verbose)
+		ExplainPropertyText("Remote SQL",
+							dbscale_plan_shard_sql(&state->task->sql, state->task->relations, shard),
+							es);
+}
+
+void
+dbscale_router_scan_init(void)
+{
+	RegisterCustomScanMethods(&dbscale_router_scan_methods);
+}

@@ -1,0 +1,62 @@
+/*
+ * plan.c
+ *		Tasks in and out of a plan's custom_private, which must be made of nodes
+ *		that can be copied.
+ */
+#include "plan/plan.h"
+
+#include "nodes/value.h"
+
+/* Items of a router plan's custom_private. */
+enum RouterPrivate
+{
+	ROUTER_COMMAND,				/* Integer */
+	ROUTER_KEY_TABLE,			/* OID list of one */
+	ROUTER_RELATIONS,			/* OID list */
+	ROUTER_TARGET,				/* OID list of one */
+	ROUTER_LOCKS_ROWS,			/* Boolean as Integer */
+	ROUTER_HAS_RESULT,			/* Boolean as Integer */
+	ROUTER_CHECK_AS_USER,		/* OID list of one */
+	ROUTER_PARAMETERS,			/* Integer */
+	ROUTER_KEY_EXPR,			/* Integer */
+	ROUTER_SQL_PIECES,			/* list of String */
+	ROUTER_SQL_TABLES			/* integer list */
+};
+
+List *
+dbscale_plan_pack_router(const RouterTask *task)
+{
+	List	   *private = NIL;
+
+	private = lappend(private, makeInteger(task->command));
+	private = lappend(private, list_make1_oid(task->key_table));
+	private = lappend(private, task->relations);
+	private = lappend(private, list_make1_oid(task->target));
+	private = lappend(private, makeInteger(task->locks_rows));
+	private = lappend(private, makeInteger(task->has_result));
+	private = lappend(private, list_make1_oid(task->check_as_user));
+	private = lappend(private, makeInteger(task->parameters));
+	private = lappend(private, makeInteger(task->key_expr));
+	private = lappend(private, task->sql.pieces);
+	private = lappend(private, task->sql.tables);
+	return private;
+}
+
+RouterTask *
+dbscale_plan_unpack_router(List *private)
+{
+	RouterTask *task = palloc0(sizeof(RouterTask));
+
+	task->command = intVal(list_nth(private, ROUTER_COMMAND));
+	task->key_table = linitial_oid(list_nth(private, ROUTER_KEY_TABLE));
+	task->relations = list_nth(private, ROUTER_RELATIONS);
+	task->target = linitial_oid(list_nth(private, ROUTER_TARGET));
+	task->locks_rows = intVal(list_nth(private, ROUTER_LOCKS_ROWS)) != 0;
+	task->has_result = intVal(list_nth(private, ROUTER_HAS_RESULT)) != 0;
+	task->check_as_user = linitial_oid(list_nth(private, ROUTER_CHECK_AS_USER));
+	task->parameters = intVal(list_nth(private, ROUTER_PARAMETERS));
+	task->key_expr = intVal(list_nth(private, ROUTER_KEY_EXPR));
+	task->sql.pieces = list_nth(private, ROUTER_SQL_PIECES);
+	task->sql.tables = list_nth(private, ROUTER_SQL_TABLES);
+	return task;
+}

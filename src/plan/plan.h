@@ -1,0 +1,56 @@
+/*
+ * plan.h
+ *		The contract between planner/ and executor/: what a plan of dbscale carries,
+ *		and the text of a statement as a shard gets it.
+ */
+#ifndef DBSCALE_PLAN_H
+#define DBSCALE_PLAN_H
+
+#include "catalog/metadata.h"
+#include "nodes/extensible.h"
+#include "nodes/parsenodes.h"
+
+/*
+ * A statement's text with holes where the names of shard tables go, so that one
+ * plan serves every shard: pieces[0] table[0] pieces[1] table[1] ... pieces[n].
+ * `tables` holds positions in the task's list of relations.
+ */
+typedef struct ShardSql
+{
+	List	   *pieces;			/* of String */
+	List	   *tables;			/* of int, one fewer than pieces */
+} ShardSql;
+
+/* A statement that one shard answers whole. */
+typedef struct RouterTask
+{
+	CmdType		command;
+	Oid			key_table;		/* the distributed table whose key decides */
+	List	   *relations;		/* OIDs of the distributed tables it names */
+	Oid			target;			/* the table written, or InvalidOid */
+	bool		locks_rows;		/* has FOR UPDATE and the like: needs a transaction */
+	bool		has_result;		/* returns rows */
+	Oid			check_as_user;	/* whose mapping is used; InvalidOid: the current user */
+	int			parameters;		/* how many of the plan's custom_exprs are the shard
+								 * statement's parameters, $1 first */
+	int			key_expr;		/* position of the key in custom_exprs: one of the
+								 * parameters, or the one expression after them */
+	ShardSql	sql;
+} RouterTask;
+
+extern List *dbscale_plan_pack_router(const RouterTask *task);
+extern RouterTask *dbscale_plan_unpack_router(List *private);
+
+/*
+ * The statement's text for the shards of its tables.  Each range table entry of a
+ * relation in `relations` becomes a hole.  The query is not changed.
+ */
+extern ShardSql dbscale_plan_deparse(Query *query, List *relations);
+
+/* The text for one shard number. */
+extern char *dbscale_plan_shard_sql(const ShardSql *sql, List *relations, int shard);
+
+/* Made by executor/, put in plans by planner/. */
+extern CustomScanMethods dbscale_router_scan_methods;
+
+#endif							/* DBSCALE_PLAN_H */
