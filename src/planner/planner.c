@@ -3,8 +3,10 @@
  *		The planner hook: what core's planner needs to be told about a statement
  *		that names a distributed table.
  *
- * A distributed table is a partitioned table whose partitions are foreign
- * tables, so core plans every statement on it.  Two things are done before:
+ * A statement that one shard answers whole goes there whole (router.c).  For the
+ * rest: a distributed table is a partitioned table whose partitions are foreign
+ * tables, so core plans every statement on it.  Two things are done before, and
+ * one after (barrier.c):
  *
  * - Joins and aggregates are planned partition by partition where core can prove
  *   that to be right (it can, for tables of one group, because a group is an
@@ -27,6 +29,7 @@
 #include "optimizer/cost.h"
 #include "optimizer/planner.h"
 #include "parser/parsetree.h"
+#include "planner/barrier.h"
 #include "planner/router.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
@@ -227,7 +230,9 @@ dbscale_planner(Query *parse, const char *query_string, int cursor_options,
 	if (plan != NULL)
 		return plan;
 	adapt_query(parse);
-	return plan_partitionwise(parse, query_string, cursor_options, params);
+	plan = plan_partitionwise(parse, query_string, cursor_options, params);
+	dbscale_barrier_add(plan);
+	return plan;
 }
 
 void
