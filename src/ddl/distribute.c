@@ -233,17 +233,18 @@ static void
 insert_bound_shards(const Distribution *d, List *shards)
 {
 	List	   *nodes = nodes_for_shards();
+	int			free = 0;		/* shards that may be anywhere, so far */
 	ListCell   *lc;
 
 	foreach(lc, shards)
 	{
 		const ShardBounds *bounds = lfirst(lc);
-		int			n = foreach_current_index(lc);
 		const ShardNode *node = bounds->node ?
 			dbscale_catalog_require_node(bounds->node, true) :
-			list_nth(nodes, n % list_length(nodes));
+			list_nth(nodes, free++ % list_length(nodes));
 
-		insert_shard(d->group_id, n, NameStr(node->name), "NULL, NULL", bounds);
+		insert_shard(d->group_id, foreach_current_index(lc), NameStr(node->name),
+					 "NULL, NULL", bounds);
 	}
 }
 
