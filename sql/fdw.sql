@@ -85,6 +85,12 @@ UPDATE fdw_t t SET f = x.id FROM generate_series(200, 210) x (id) WHERE t.id = x
 UPDATE fdw_p t SET f = x.id FROM generate_series(200, 210) x (id) WHERE t.id = x.id;
 UPDATE fdw_t SET n = (SELECT max(id) FROM fdw_t) WHERE id BETWEEN 300 AND 310;
 UPDATE fdw_p SET n = (SELECT max(id) FROM fdw_p) WHERE id BETWEEN 300 AND 310;
+-- a subquery that reads the table again for each row sees it as it was before
+UPDATE fdw_t t SET f = (SELECT sum(x.f) FROM fdw_t x WHERE x.k = t.k AND x.id <= t.id) WHERE f IS NOT NULL AND id < 300;
+UPDATE fdw_p t SET f = (SELECT sum(x.f) FROM fdw_p x WHERE x.k = t.k AND x.id <= t.id) WHERE f IS NOT NULL AND id < 300;
+-- a row that is met twice is written once
+UPDATE fdw_t t SET v = t.v || '2' FROM (VALUES (210), (210), (211)) x (id) WHERE t.id = x.id;
+UPDATE fdw_p t SET v = t.v || '2' FROM (VALUES (210), (210), (211)) x (id) WHERE t.id = x.id;
 SELECT * FROM fdw_same();
 SELECT * FROM (SELECT id, k FROM fdw_t WHERE id IN (20, 100)) x ORDER BY id;
 

@@ -106,6 +106,8 @@ extern HeapTuple dbscale_row_reader_tuple(RowReader *reader, const RemoteRow *ro
 
 typedef struct ForeignScanRun ForeignScanRun;
 
+typedef struct WriteQueue WriteQueue;
+
 typedef struct PlanRun
 {
 	dlist_node	node;
@@ -113,7 +115,9 @@ typedef struct PlanRun
 	List	   *scans;			/* of ForeignScanRun *, plain scans */
 	List	   *directs;		/* of ForeignScanRun *, direct modifications */
 	List	   *modified;		/* OIDs of foreign tables written, and of their ancestors */
-	List	   *loaders;		/* of RunLoader *, see loader.c */
+	List	   *loaders;		/* of ShardLoader * */
+	WriteQueue *queue;			/* see writes.c; NULL until it is needed */
+	bool		reading;		/* sending a scan, which must not see the run's own writes */
 	bool		sent;			/* the scans that could be sent ahead have been */
 	bool		use_known;
 	bool		alone;			/* outside a transaction block: reads may go without BEGIN */
@@ -159,6 +163,22 @@ extern void dbscale_run_send(ForeignScanRun *scan);
 extern void dbscale_run_before_write(PlanRun *run);
 extern void dbscale_run_note_write(PlanRun *run, Oid foreign_table);
 extern void dbscale_run_close(ForeignScanRun *scan);
+
+/* ---- writes.c: row by row writes, put off ---- */
+
+/* Where a write goes, and how. */
+typedef struct RowTarget
+{
+	Oid			foreign_table;
+	Oid			serverid;
+	Oid			userid;
+	const char *label;
+	const char *sql;
+} RowTarget;
+
+/* The target must live as long as the run; the parameters are copied. */
+extern void dbscale_writes_add(PlanRun *run, const RowTarget *target, const RemoteParams *params);
+extern void dbscale_writes_flush(PlanRun *run);
 
 /* ---- the callbacks, file by file ---- */
 

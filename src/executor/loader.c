@@ -78,6 +78,7 @@ struct ShardLoader
 	MemoryContext context;
 	MemoryContext row_context;
 	Relation	rel;			/* layout of dbscale_loader_add; NULL for a run's loader */
+	PlanRun    *run;			/* NULL for distribute_table's and its like */
 	Oid			userid;
 	HTAB	   *index;			/* TargetKey -> LoadTarget * */
 	List	   *targets;
@@ -138,6 +139,7 @@ dbscale_loader_of_run(PlanRun *run, Oid userid)
 	}
 	caller = MemoryContextSwitchTo(run->estate->es_query_cxt);
 	loader = create_loader(NULL, userid, CurrentMemoryContext);
+	loader->run = run;
 	run->loaders = lappend(run->loaders, loader);
 	MemoryContextSwitchTo(caller);
 	return loader;
@@ -482,6 +484,8 @@ send_target(ShardLoader *loader, LoadTarget *target, List **statements)
 
 	if (target->rows == 0)
 		return;
+	if (loader->run != NULL)
+		dbscale_run_note_write(loader->run, target->key.foreign_table);
 	conn = dbscale_transaction_connection(target->node->serverid, loader->userid, REMOTE_WRITE);
 	if (target->rows <= FEW_ROWS || target->ncolumns == 0)
 		*statements = list_concat(*statements, send_inserts(conn, target));
@@ -615,7 +619,11 @@ dbscale_loader_flush(ShardLoader *loader)
 static void
 flush_pending(void *arg)
 {
-	dbscale_loader_flush(arg);
+	ShardLoader *loader = arg;
+
+	/* the run's own scans are not to see its rows */
+	if (loader->run == NULL || !loader->run->reading)
+		dbscale_loader_flush(loader);
 }
 
 void

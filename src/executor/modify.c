@@ -10,7 +10,8 @@
  * are asked back.
  *
  * UPDATE and DELETE name the row by its ctid, which is safe because the scan that
- * found it has locked it (FOR UPDATE).  An UPDATE that gives the row the key of
+ * found it has locked it (FOR UPDATE); for shards they are put off and sent together
+ * (writes.c), unless a DELETE's RETURNING needs the node's answer.  An UPDATE that gives the row the key of
  * another shard deletes it here and inserts it there, in the same transaction.
  */
 #include "executor/internal.h"
@@ -21,6 +22,7 @@
 #include "foreign/foreign.h"
 #include "miscadmin.h"
 #include "nodes/nodeFuncs.h"
+#include "utils/hsearch.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 
@@ -37,10 +39,7 @@ enum ModifyPrivate
 /* A statement repeated for row after row: the ctid first, if any, then columns. */
 typedef struct RowStatement
 {
-	Oid			foreign_table;
-	Oid			serverid;
-	const char *label;
-	const char *sql;
+	RowTarget	target;
 	bool		by_ctid;
 	List	   *columns;		/* attribute numbers in the slot's layout */
 	ParamSet   *params;
@@ -57,6 +56,8 @@ typedef struct ModifyState
 	bool		routed;			/* rows come through the parent */
 	bool		sets_key;		/* UPDATE of a column of the partition key */
 	bool		returning;
+	bool		deferred;		/* UPDATE and DELETE of rows known to be there: see writes.c */
+	HTAB	   *written;		/* if deferred: the ctids of rows written by this statement */
 	AttrNumber	ctid_attno;		/* in the plan's slot */
 	ShardLoader *loader;		/* NULL: one statement a row */
 	RowStatement *statement;
@@ -90,10 +91,11 @@ create_statement(ModifyState *state, Oid foreign_table, const char *sql, bool by
 	int			n = 0;
 	ListCell   *lc;
 
-	statement->foreign_table = foreign_table;
-	statement->serverid = GetForeignTable(foreign_table)->serverid;
-	statement->label = dbscale_remote_label(foreign_table);
-	statement->sql = sql;
+	statement->target.foreign_table = foreign_table;
+	statement->target.serverid = GetForeignTable(foreign_table)->serverid;
+	statement->target.userid = state->userid;
+	statement->target.label = dbscale_remote_label(foreign_table);
+	statement->target.sql = sql;
 	statement->by_ctid = by_ctid;
 	statement->columns = columns;
 	if (by_ctid)
@@ -103,7 +105,7 @@ create_statement(ModifyState *state, Oid foreign_table, const char *sql, bool by
 	statement->params = dbscale_params_create(count, types, state->placement.known);
 	if (returning)
 		statement->reader = dbscale_row_reader_create(desc, retrieved, state->placement.known,
-													  statement->label);
+													  statement->target.label);
 	return statement;
 }
 
@@ -143,7 +145,21 @@ store_returned(RowStatement *statement, const RemoteRow *row, TupleTableSlot *sl
 	MemoryContextSwitchTo(caller);
 }
 
-/* Runs the statement for one row and waits; true if the node did something. */
+static void
+put_off(ModifyState *state, RowStatement *statement, ItemPointer ctid, TupleTableSlot *slot)
+{
+	MemoryContext caller;
+
+	MemoryContextReset(state->row_context);
+	caller = MemoryContextSwitchTo(state->row_context);
+	dbscale_writes_add(state->run, &statement->target, bind_row(statement, ctid, slot));
+	MemoryContextSwitchTo(caller);
+}
+
+/*
+ * Runs the statement for one row and waits; true if the node did something.  Where
+ * the outcome is known it is put off instead.
+ */
 static bool
 execute_for_row(ModifyState *state, RowStatement *statement, ItemPointer ctid,
 				TupleTableSlot *slot, TupleTableSlot *returned)
@@ -155,16 +171,21 @@ execute_for_row(ModifyState *state, RowStatement *statement, ItemPointer ctid,
 	int			flags = REMOTE_PREPARE;
 	uint64		count;
 
+	if (state->deferred)
+	{
+		put_off(state, statement, ctid, slot);
+		return true;
+	}
 	dbscale_run_before_write(state->run);
-	dbscale_run_note_write(state->run, statement->foreign_table);
+	dbscale_run_note_write(state->run, statement->target.foreign_table);
 
 	MemoryContextReset(state->row_context);
 	caller = MemoryContextSwitchTo(state->row_context);
 	if (statement->reader && statement->reader->binary)
 		flags |= REMOTE_BINARY;
-	conn = dbscale_transaction_connection(statement->serverid, state->userid, REMOTE_WRITE);
-	remote = dbscale_remote_send(conn, statement->sql, bind_row(statement, ctid, slot),
-								 flags, statement->label);
+	conn = dbscale_transaction_connection(statement->target.serverid, state->userid, REMOTE_WRITE);
+	remote = dbscale_remote_send(conn, statement->target.sql, bind_row(statement, ctid, slot),
+								 flags, statement->target.label);
 	if (statement->reader && dbscale_remote_next_row(remote, &row))
 		store_returned(statement, &row, returned);
 	count = dbscale_remote_finish(remote);
@@ -240,6 +261,28 @@ begin_insert_state(ModifyState *state, ModifyTable *plan, bool feedback)
 										columns, state->returning, retrieved);
 }
 
+static HTAB *
+create_written(EState *estate)
+{
+	HASHCTL		ctl = {0};
+
+	ctl.keysize = sizeof(ItemPointerData);
+	ctl.entrysize = sizeof(ItemPointerData);
+	ctl.hcxt = estate->es_query_cxt;
+	return hash_create("dbscale rows written", 256, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+}
+
+/* A row that a join meets twice is written once, as in any table. */
+static bool
+written_before(ModifyState *state, ItemPointer ctid)
+{
+	bool		found = false;
+
+	if (state->deferred)
+		(void) hash_search(state->written, ctid, HASH_ENTER, &found);
+	return found;
+}
+
 /* Is a column of the partition key among those an UPDATE sets? */
 static bool
 sets_key(ModifyState *state, List *columns)
@@ -267,6 +310,14 @@ begin_modify(ModifyTableState *mtstate, ResultRelInfo *rinfo, List *fdw_private,
 		begin_insert_state(state, (ModifyTable *) mtstate->ps.plan, state->returning);
 		return;
 	}
+
+	/* what an UPDATE returns is known; what a DELETE returns comes from the node */
+	if (operation == CMD_UPDATE && state->placement.known)
+		state->returning = names_system_column((Node *) ((ModifyTable *) mtstate->ps.plan)->returningLists,
+											   NULL);
+	state->deferred = state->placement.known && !state->returning;
+	if (state->deferred)
+		state->written = create_written(mtstate->ps.state);
 
 	columns = list_nth(fdw_private, MODIFY_TARGET_ATTRS);
 	state->sets_key = operation == CMD_UPDATE && sets_key(state, columns);
@@ -339,7 +390,6 @@ exec_insert(EState *estate, ResultRelInfo *rinfo, TupleTableSlot *slot, TupleTab
 	if (state->loader == NULL)
 		return execute_for_row(state, state->statement, NULL, slot, slot) ? slot : NULL;
 	dbscale_run_before_write(state->run);
-	dbscale_run_note_write(state->run, foreign_table);
 	dbscale_loader_add_row(state->loader, foreign_table, state->rel, slot);
 	return slot;
 }
@@ -369,7 +419,7 @@ find_move(ModifyState *state, Oid foreign_table)
 	foreach(lc, state->moves)
 	{
 		statement = lfirst(lc);
-		if (statement->foreign_table == foreign_table)
+		if (statement->target.foreign_table == foreign_table)
 			return statement;
 	}
 	caller = MemoryContextSwitchTo(state->run->estate->es_query_cxt);
@@ -420,6 +470,8 @@ exec_update(EState *estate, ResultRelInfo *rinfo, TupleTableSlot *slot, TupleTab
 	ModifyState *state = rinfo->ri_FdwState;
 	ItemPointer ctid = row_ctid(state, planSlot);
 
+	if (written_before(state, ctid))
+		return NULL;
 	if (state->sets_key && state->placement.known)
 	{
 		int			shard = dbscale_placement_route(&state->placement, slot);
@@ -438,6 +490,8 @@ exec_delete(EState *estate, ResultRelInfo *rinfo, TupleTableSlot *slot, TupleTab
 	ModifyState *state = rinfo->ri_FdwState;
 	ItemPointer ctid = row_ctid(state, planSlot);
 
+	if (written_before(state, ctid))
+		return NULL;
 	return execute_for_row(state, state->statement, ctid, planSlot, slot) ? slot : NULL;
 }
 
@@ -447,8 +501,11 @@ end_modify(EState *estate, ResultRelInfo *rinfo)
 {
 	ModifyState *state = rinfo->ri_FdwState;
 
-	if (state != NULL && state->loader != NULL)
+	if (state == NULL)
+		return;
+	if (state->loader != NULL)
 		dbscale_loader_sync(state->loader);
+	dbscale_writes_flush(state->run);
 }
 
 void

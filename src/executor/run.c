@@ -17,8 +17,10 @@
  * A statement sees the data as they were when it began.  Therefore
  *	(1) before the first write of a run every scan that can be sent is sent, and the
  *		nodes, which execute in order, read before they write;
- *	(2) a scan that must be sent later, after the run has written a table that it
- *		reads, is refused: no snapshot that could answer it is left.
+ *	(2) writes are put off (loader.c, writes.c), and a scan that is sent while they
+ *		wait leaves them waiting;
+ *	(3) a scan that must be sent after the run has written a table that it reads is
+ *		refused: no snapshot that could answer it is left.
  *
  * Which transaction a read takes: in a transaction block, in a function or beside
  * writes it opens the remote transaction as any statement does.  A SELECT of its own,
@@ -348,7 +350,9 @@ send_statement(ForeignScanRun *scan, RemoteUse use)
 
 	if (scan->params != NULL)
 		params = evaluate_params(scan);
+	scan->run->reading = scan->result_rel == NULL;
 	conn = dbscale_transaction_connection(scan->serverid, scan->userid, use);
+	scan->run->reading = false;
 	caller = MemoryContextSwitchTo(scan->run->estate->es_query_cxt);
 	scan->statement = dbscale_remote_send(conn, scan->sql, params, scan->flags, scan->label);
 	MemoryContextSwitchTo(caller);
