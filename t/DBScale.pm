@@ -76,7 +76,7 @@ sub start
 	my ($self, $sql, %options) = @_;
 	my $server = $options{server} // $self->{coordinator};
 	my $base = $self->{coordinator}->basedir . '/session_' . ++$self->{sessions};
-	my @command = ('psql', '-XAtq', '-v', 'VERBOSITY=verbose', '-v', 'SHOW_CONTEXT=never');
+	my @command = ('psql', '-XAtq', '-v', 'VERBOSITY=verbose', '-v', 'SHOW_CONTEXT=errors');
 
 	push @command, '-v', 'ON_ERROR_STOP=1' if $options{stop_on_error};
 	push @command, '-d', $server->connstr($options{dbname} // 'postgres');
