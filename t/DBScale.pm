@@ -70,13 +70,13 @@ sub try
 }
 
 # Start psql on the coordinator (or server => ...) in the background.  Files, not pipes:
-# nobody needs to read while it runs.
+# nobody needs to read while it runs.  With tags => 1 the commands' tags are output.
 sub start
 {
 	my ($self, $sql, %options) = @_;
 	my $server = $options{server} // $self->{coordinator};
 	my $base = $self->{coordinator}->basedir . '/session_' . ++$self->{sessions};
-	my @command = ('psql', '-XAtq', '-v', 'VERBOSITY=verbose', '-v', 'SHOW_CONTEXT=errors');
+	my @command = ('psql', $options{tags} ? '-XAt' : '-XAtq', '-v', 'VERBOSITY=verbose', '-v', 'SHOW_CONTEXT=errors');
 
 	push @command, '-v', 'ON_ERROR_STOP=1' if $options{stop_on_error};
 	push @command, '-d', $server->connstr($options{dbname} // 'postgres');
