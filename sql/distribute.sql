@@ -288,7 +288,9 @@ INSERT INTO event SELECT date '2024-11-15' + 10 * i, 'e' || i FROM generate_seri
 SELECT dbscale.distribute_table('event', 'at', 'range', step => '3 months');
 SELECT shard, node, s.bounds FROM dbscale.shard s JOIN dbscale.distributed_table t USING (group_id) WHERE relation = 'event'::regclass ORDER BY 1;
 SELECT tableoid::regclass, count(*), min(at), max(at) FROM event GROUP BY 1 ORDER BY 1;
+\set VERBOSITY terse
 INSERT INTO event VALUES ('2031-01-01');
+\set VERBOSITY default
 SELECT dbscale.add_shard('event', '{"from": "2031-01-01", "to": "2032-01-01"}', 'dist2');
 SELECT dbscale.add_shard('event', '{"from": "2031-06-01", "to": "2033-01-01"}');
 SELECT dbscale.add_shard('event', '{"from": "2031-06-01"}');
@@ -341,7 +343,9 @@ SELECT tableoid::regclass, * FROM customer ORDER BY id;
 SELECT dbscale.add_shard('customer', '{"asia": ["jp", null], "africa": ["ke"]}');
 SELECT dbscale.add_shard('customer', '{"asia": {"values": ["jp", "kr"], "node": "dist1"}}');
 INSERT INTO customer VALUES ('jp', 4, 'd') RETURNING tableoid::regclass;
+\set VERBOSITY terse
 INSERT INTO customer VALUES ('ke', 5, 'e');
+\set VERBOSITY default
 
 -- names: of 63 bytes, cut between characters, and the same in another schema
 CREATE TABLE "ÄÄÄÄÄÄÄÄÄÄÄÄÄÄÄÄÄÄÄÄÄÄÄÄÄÄÄÄÄÄÄ" (id int PRIMARY KEY);
