@@ -14,10 +14,9 @@ CREATE TABLE ddl (command text);
 INSERT INTO ddl VALUES
 ($$CREATE TABLE users (id bigint PRIMARY KEY, name text NOT NULL, region text, score numeric(10,2) DEFAULT 1.5,
     born date, active boolean DEFAULT true, tags text[], info jsonb, boss bigint, UNIQUE (id, name))$$),
-($$CREATE TABLE posts (user_id bigint REFERENCES users, id bigint, title text, likes int NOT NULL DEFAULT 0 CHECK (likes >= 0),
+($$CREATE TABLE posts (user_id bigint, id bigint, title text, likes int NOT NULL DEFAULT 0 CHECK (likes >= 0),
     created timestamptz, words int GENERATED ALWAYS AS (length(title)) STORED, PRIMARY KEY (user_id, id))$$),
-($$CREATE TABLE likes (user_id bigint, post_id bigint, liker bigint, weight numeric, PRIMARY KEY (user_id, post_id, liker),
-    FOREIGN KEY (user_id, post_id) REFERENCES posts ON DELETE CASCADE)$$),
+($$CREATE TABLE likes (user_id bigint, post_id bigint, liker bigint, weight numeric, PRIMARY KEY (user_id, post_id, liker))$$),
 ($$CREATE TABLE events (day date, id int, user_id bigint, kind text, amount numeric, PRIMARY KEY (day, id))$$),
 ($$CREATE TABLE customers (region text, id int, name text, balance numeric, PRIMARY KEY (region, id))$$),
 ($$CREATE TABLE tenants (tenant text, id int, plan text, seats int, since timestamp, PRIMARY KEY (tenant, id))$$),
@@ -71,6 +70,8 @@ INSERT INTO dist.keyless SELECT * FROM plain.keyless;
 SELECT dbscale.assign_key('dist.tenants', 'tenant 3', 2);
 
 SELECT format($$SET search_path = %s;
+ALTER TABLE posts ADD FOREIGN KEY (user_id) REFERENCES users;
+ALTER TABLE likes ADD FOREIGN KEY (user_id, post_id) REFERENCES posts ON DELETE CASCADE;
 CREATE VIEW busy AS SELECT u.id, u.name, count(*) AS posts, sum(p.likes) AS likes FROM users u JOIN posts p ON p.user_id = u.id GROUP BY u.id, u.name;
 CREATE VIEW young AS SELECT * FROM users WHERE born > '1980-01-01' WITH CHECK OPTION;
 CREATE VIEW fenced WITH (security_barrier) AS SELECT id, name, score FROM users WHERE active;
