@@ -52,7 +52,7 @@ typedef struct TargetKey
 typedef struct LoadNode
 {
 	Oid			serverid;
-	RemoteConnection *conn;		/* while a COPY may be running, else NULL */
+	RemoteConnection *conn;		/* while a COPY runs, as far as we have looked; else NULL */
 	bool		unsynced;		/* sent to since the last sync */
 } LoadNode;
 
@@ -316,7 +316,6 @@ encode_row(LoadTarget *target, TupleTableSlot *slot)
 
 static void flush_target(ShardLoader *loader, LoadTarget *target);
 static void tend_nodes(ShardLoader *loader);
-static bool is_busy(LoadNode *node);
 
 void
 dbscale_loader_add_row(ShardLoader *loader, Oid foreign_table, Relation layout,
@@ -338,7 +337,7 @@ dbscale_loader_add_row(ShardLoader *loader, Oid foreign_table, Relation layout,
 		loader->pending = true;
 	}
 	if (target->buf.len >= target->limit &&
-		(target->buf.len >= 2 * target->limit || !is_busy(target->node)))
+		(target->buf.len >= 2 * target->limit || target->node->conn == NULL))
 		flush_target(loader, target);
 	if (++loader->untended >= TEND_INTERVAL)
 		tend_nodes(loader);
