@@ -108,6 +108,7 @@ database_is_empty(const char *node, const char *database, Oid serverid, Oid user
 	RemoteConnection *conn;
 	char	   *found;
 
+	dbscale_remote_disconnect(dbscale_remote_connect(serverid, userid));
 	dbscale_node_set_database(node, database);
 	conn = dbscale_remote_connect(serverid, userid);
 	found = dbscale_remote_query_value(conn,

@@ -139,6 +139,7 @@ dbscale_utility_vacuum(UtilityCall *call)
 	List	   *relations = NIL;
 	List	   *oids;
 	ListCell   *lc;
+	MemoryContext context = CurrentMemoryContext;
 
 	if (!stmt->is_vacuumcmd || stmt->rels == NIL)
 	{
@@ -153,6 +154,7 @@ dbscale_utility_vacuum(UtilityCall *call)
 		vacuum_table(lfirst_oid(lc), vacuum_options(stmt->options));
 	if (stmt->rels != NIL)
 		dbscale_utility_core(call);
+	MemoryContextSwitchTo(context); /* VACUUM's transactions leave one that ends */
 	if (oids != NIL && wants_analyze(stmt->options))
 	{
 		stmt = castNode(VacuumStmt, dbscale_utility_own_statement(call));
