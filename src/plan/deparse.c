@@ -15,6 +15,7 @@
 
 #include "catalog/pg_class.h"
 #include "lib/stringinfo.h"
+#include "nodes/makefuncs.h"
 #include "nodes/nodeFuncs.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
@@ -51,7 +52,12 @@ replace_relations(Node *node, ReplaceContext *context)
 			(table = dbscale_catalog_table(rte->relid)) != NULL && !table->is_reference)
 		{
 			rte->relid = table->foreign_tables[context->position];
-			rte->relkind = RELKIND_FOREIGN_TABLE;
+			/* the row of ON CONFLICT's "excluded" has a kind of its own */
+			if (rte->relkind == RELKIND_PARTITIONED_TABLE)
+				rte->relkind = RELKIND_FOREIGN_TABLE;
+			/* without an alias its columns would be qualified by its new name */
+			if (rte->alias == NULL)
+				rte->alias = makeAlias(rte->eref->aliasname, NIL);
 		}
 		return false;
 	}
@@ -108,6 +114,7 @@ dbscale_plan_deparse(Query *query, List *relations)
 	const char *b = text_b;
 	StringInfoData piece;
 	ShardSql	sql = {NIL, NIL};
+	const ShardSql nowhere = {NIL, NIL};
 
 	for (int i = 0; i < count; i++)
 	{
@@ -130,7 +137,7 @@ dbscale_plan_deparse(Query *query, List *relations)
 			continue;
 		}
 		if (*a != *b)
-			elog(ERROR, "texts of a statement for two shards differ outside of names");
+			return nowhere;
 		appendStringInfoChar(&piece, *a);
 		a++;
 		b++;

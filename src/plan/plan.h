@@ -43,7 +43,8 @@ extern RouterTask *dbscale_plan_unpack_router(List *private);
 
 /*
  * The statement's text for the shards of its tables.  Each range table entry of a
- * relation in `relations` becomes a hole.  The query is not changed.
+ * relation in `relations` becomes a hole.  The query is not changed.  No pieces at
+ * all: the statement's text depends on the shard in another way, too.
  */
 extern ShardSql dbscale_plan_deparse(Query *query, List *relations);
 

@@ -13,7 +13,8 @@
  *   operator family).  Then a join of two shards of one node, or a GROUP BY on the
  *   shard key, is a single foreign scan, which the wrapper sends whole.
  *
- * - ON CONFLICT names its arbiter by an index of the parent, which the foreign
+ * - ON CONFLICT DO UPDATE is done by a shard that inserts the row by itself (one row;
+ *   see router.c).  Elsewhere ON CONFLICT names its arbiter by an index of the parent, which the foreign
  *   partitions do not have.  Where the table has no other unique index, DO NOTHING
  *   for that arbiter means the same as for any, and is planned so; what would not
  *   mean the same is refused here, since core's executor would fail on it less
@@ -134,7 +135,7 @@ arbiter_is_only_unique_index(Oid relid, OnConflictExpr *conflict)
 
 /* Make ON CONFLICT on a distributed table something its shards can do, or refuse. */
 static void
-adapt_on_conflict(Query *query)
+adapt_on_conflict(Query *query, const char *reason)
 {
 	OnConflictExpr *conflict = query->onConflict;
 	RangeTblEntry *rte;
@@ -150,8 +151,9 @@ adapt_on_conflict(Query *query)
 	if (conflict->action == ONCONFLICT_UPDATE)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("ON CONFLICT DO UPDATE is not supported on distributed table \"%s\"",
+				 errmsg("this ON CONFLICT DO UPDATE is not supported on distributed table \"%s\"",
 						get_rel_name(rte->relid)),
+				 errdetail("It is for one row that a shard can insert by itself; this statement is not: %s.", reason),
 				 errhint("Use ON CONFLICT DO NOTHING and UPDATE what was not inserted, in one transaction.")));
 
 	if (conflict->arbiterElems == NIL && !OidIsValid(conflict->constraint))
@@ -170,16 +172,16 @@ adapt_on_conflict(Query *query)
 
 /* ON CONFLICT can stand at the top and in data-modifying CTEs, which are at the top. */
 static void
-adapt_query(Query *query)
+adapt_query(Query *query, const char *reason)
 {
 	ListCell   *lc;
 
-	adapt_on_conflict(query);
+	adapt_on_conflict(query, reason);
 	foreach(lc, query->cteList)
 	{
 		CommonTableExpr *cte = lfirst_node(CommonTableExpr, lc);
 
-		adapt_on_conflict(castNode(Query, cte->ctequery));
+		adapt_on_conflict(castNode(Query, cte->ctequery), "it stands in WITH");
 	}
 }
 
@@ -229,7 +231,7 @@ dbscale_planner(Query *parse, const char *query_string, int cursor_options,
 	plan = dbscale_router_plan(parse, cursor_options, &reason);
 	if (plan != NULL)
 		return plan;
-	adapt_query(parse);
+	adapt_query(parse, reason);
 	plan = plan_partitionwise(parse, query_string, cursor_options, params);
 	dbscale_barrier_add(plan);
 	return plan;

@@ -81,6 +81,14 @@ check_functions(RangeTblEntry *rte)
 	return NULL;
 }
 
+/* The row that ON CONFLICT calls "excluded". */
+static bool
+is_excluded(Query *query, RangeTblEntry *rte)
+{
+	return query->onConflict && query->onConflict->exclRelIndex > 0 &&
+		rte == list_nth(query->rtable, query->onConflict->exclRelIndex - 1);
+}
+
 /* A view's own entry is there for its privileges only; it is in no join tree. */
 static const char *
 check_entry(RouterContext *context, Query *query, RangeTblEntry *rte)
@@ -109,7 +117,7 @@ check_entry(RouterContext *context, Query *query, RangeTblEntry *rte)
 			return "a kind of FROM item that is not sent to nodes";
 	}
 
-	if (rte->relkind == RELKIND_VIEW)
+	if (rte->relkind == RELKIND_VIEW || is_excluded(query, rte))
 		return NULL;
 	if (rte->relkind != RELKIND_PARTITIONED_TABLE ||
 		dbscale_catalog_table(rte->relid) == NULL)
@@ -344,6 +352,18 @@ is_local_type(Oid type)
 	}
 }
 
+static bool find_local(Node *node, RouterContext *context);
+
+/* All but the columns of "excluded", whose list has a whole row that is not sent. */
+static bool
+find_local_on_conflict(OnConflictExpr *conflict, RouterContext *context)
+{
+	return find_local((Node *) conflict->arbiterElems, context) ||
+		find_local(conflict->arbiterWhere, context) ||
+		find_local((Node *) conflict->onConflictSet, context) ||
+		find_local(conflict->onConflictWhere, context);
+}
+
 static bool
 find_local(Node *node, RouterContext *context)
 {
@@ -351,6 +371,8 @@ find_local(Node *node, RouterContext *context)
 		return false;
 	if (IsA(node, Query))
 		return query_tree_walker((Query *) node, find_local, context, 0);
+	if (IsA(node, OnConflictExpr))
+		return find_local_on_conflict((OnConflictExpr *) node, context);
 	if (check_functions_in_node(node, is_local_function, context))
 	{
 		context->reason = "a function that a node may not have, or that is not immutable";
@@ -589,6 +611,11 @@ dbscale_router_plan(Query *query, int cursor_options, const char **reason)
 	task.has_result = visible_columns(query) != NIL;
 	task.check_as_user = context.check_as_user;
 	task.sql = dbscale_plan_deparse(shipped, context.relations);
+	if (task.sql.pieces == NIL)
+	{
+		*reason = "its text depends on the shard";
+		return NULL;
+	}
 	task.parameters = list_length(context.params);
 	exprs = plan_expressions(&context, key, &task.key_expr);
 	plan = make_plan(query, &context, &task, exprs);

@@ -1,0 +1,151 @@
+--
+-- Statements of one key go to one shard whole; all others do not.
+--
+CREATE EXTENSION IF NOT EXISTS dbscale CASCADE;
+SELECT dbscale.add_local_node('router_a');
+SELECT dbscale.add_local_node('router_b');
+CREATE SCHEMA router;
+SET search_path = router;
+CREATE TABLE users (id bigint PRIMARY KEY, name text, region text DEFAULT 'us');
+CREATE TABLE posts (user_id bigint, id bigserial, title text, day date DEFAULT DATE '2024-01-01',
+                    shout text GENERATED ALWAYS AS (upper(title)) STORED, PRIMARY KEY (user_id, id));
+CREATE TABLE notes (user_id bigint, body text);
+SELECT dbscale.distribute_table('users', 'id', shard_count => 4);
+SELECT dbscale.distribute_table('posts', 'user_id', colocate_with => 'users');
+INSERT INTO users SELECT i, 'user ' || i FROM generate_series(1, 20) i;
+INSERT INTO posts (user_id, title) SELECT 1 + i % 20, 'post ' || i FROM generate_series(1, 60) i;
+
+-- how a statement is planned: the top node, and where
+CREATE FUNCTION plan_of(statement text) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+    line text;
+BEGIN
+    FOR line IN EXECUTE 'EXPLAIN (COSTS OFF) ' || statement LOOP
+        RETURN CASE WHEN line LIKE '%dbscale router%' THEN 'one shard' ELSE 'core' END;
+    END LOOP;
+END $$;
+
+SELECT statement, plan_of(statement) FROM unnest(ARRAY[
+    'SELECT * FROM users WHERE id = 7',
+    'SELECT * FROM users WHERE id = 7::int2',
+    'SELECT * FROM users WHERE 7 = id AND name <> ''x''',
+    'SELECT * FROM users u JOIN posts p ON p.user_id = u.id WHERE u.id = 7',
+    'SELECT * FROM users u LEFT JOIN posts p ON p.user_id = u.id WHERE u.id = 7',
+    'SELECT * FROM users u LEFT JOIN posts p ON p.user_id = u.id AND u.id = 7',
+    'SELECT * FROM users u LEFT JOIN posts p ON p.user_id = u.id WHERE p.user_id = 7',
+    'SELECT * FROM users u FULL JOIN posts p ON p.user_id = u.id WHERE u.id = 7',
+    'SELECT * FROM users u FULL JOIN posts p ON p.user_id = u.id AND u.id = 7',
+    'SELECT * FROM users WHERE id = 7 OR id = 8',
+    'SELECT * FROM users WHERE id = 7 AND EXISTS (SELECT 1 FROM posts WHERE user_id = users.id)',
+    'SELECT * FROM users WHERE EXISTS (SELECT 1 FROM posts WHERE user_id = users.id AND user_id = 7)',
+    'SELECT * FROM users WHERE id = 7 AND EXISTS (SELECT 1 FROM posts WHERE user_id <> users.id)',
+    'WITH p AS (SELECT * FROM posts WHERE user_id = 7) SELECT * FROM users, p WHERE users.id = 7',
+    'SELECT id FROM users WHERE id = 7 UNION ALL SELECT id FROM posts WHERE user_id = 7',
+    'SELECT id FROM users WHERE id = 7 UNION ALL SELECT id FROM posts WHERE user_id = 8',
+    'SELECT count(*), max(title) FROM posts WHERE user_id = 7 GROUP BY day HAVING count(*) > 1',
+    'SELECT * FROM users JOIN notes ON notes.user_id = users.id WHERE users.id = 7',
+    'SELECT * FROM users WHERE id = 7 AND name = current_user',
+    'SELECT random() FROM users WHERE id = 7',
+    'SELECT u FROM users u WHERE id = 7',
+    'SELECT tableoid, * FROM users WHERE id = 7',
+    'SELECT * FROM users WHERE id = 7 AND name = plan_of(name)',
+    'SELECT * FROM users WHERE id = 7.0',
+    'SELECT * FROM users WHERE id = 7 FOR UPDATE',
+    'INSERT INTO users VALUES (21, ''new'')',
+    'INSERT INTO posts (user_id, title) VALUES (7, ''x'') RETURNING id',
+    'INSERT INTO users VALUES (21, ''a''), (22, ''b'')',
+    'INSERT INTO users VALUES (21, ''new'') ON CONFLICT (id) DO UPDATE SET name = excluded.name',
+    'INSERT INTO users VALUES (21, ''new'') ON CONFLICT (id) DO NOTHING',
+    'UPDATE users SET name = ''x'' WHERE id = 7',
+    'UPDATE users SET id = 8 WHERE id = 7',
+    'DELETE FROM posts USING users WHERE users.id = posts.user_id AND users.id = 7',
+    'DELETE FROM users'
+]) AS statement;
+
+-- what it says of itself
+EXPLAIN (COSTS OFF, VERBOSE) SELECT u.name, count(*) FROM users u JOIN posts p ON p.user_id = u.id
+WHERE u.id = 7 AND p.day < current_date GROUP BY u.name;
+
+-- the same answers, and the effects
+SELECT u.name, p.title, p.shout FROM users u LEFT JOIN posts p ON p.user_id = u.id WHERE u.id = 7 ORDER BY p.id;
+SELECT count(*) FROM users WHERE id = NULL;
+SELECT count(*) FROM posts WHERE user_id = 99;
+INSERT INTO posts (user_id, title) VALUES (7, 'default day') RETURNING user_id, title, day, shout;
+INSERT INTO users VALUES (7, 'again') ON CONFLICT (id) DO UPDATE SET name = excluded.name || '!' RETURNING *;
+INSERT INTO users VALUES (7, 'again') ON CONFLICT DO NOTHING;
+INSERT INTO users VALUES (7, 'again');
+UPDATE users SET name = 'seven' WHERE id = 7 RETURNING id, name;
+DELETE FROM posts WHERE user_id = 7 AND title = 'default day' RETURNING title;
+DELETE FROM posts WHERE user_id = 7 AND title = 'none';
+INSERT INTO users VALUES (NULL, 'no key');
+
+-- generic plans find the shard at execution
+SET plan_cache_mode = force_generic_plan;
+PREPARE one(bigint) AS SELECT id, name FROM users WHERE id = $1;
+EXPLAIN (COSTS OFF) EXECUTE one(3);
+EXECUTE one(3);
+EXECUTE one(4);
+EXECUTE one(NULL);
+PREPARE rename(text, bigint) AS UPDATE users SET name = $1 WHERE id = $2 RETURNING id, name;
+EXECUTE rename('three', 3);
+EXECUTE rename(NULL, 4);
+SELECT dbscale.assign_key('users', 3, (dbscale.shard_for('users', 3) + 1) % 4);
+EXECUTE one(3);
+RESET plan_cache_mode;
+
+-- PL/pgSQL, cursors, settings of the session
+CREATE FUNCTION titles(who bigint) RETURNS SETOF text LANGUAGE plpgsql AS $$
+BEGIN
+    RETURN QUERY SELECT title FROM posts WHERE user_id = who ORDER BY id;
+END $$;
+SELECT * FROM titles(5);
+BEGIN;
+DECLARE c CURSOR FOR SELECT title FROM posts WHERE user_id = 5 ORDER BY id;
+FETCH 1 FROM c;
+UPDATE posts SET title = 'changed' WHERE user_id = 5;
+FETCH 5 FROM c;
+ROLLBACK;
+BEGIN;
+DECLARE c SCROLL CURSOR FOR SELECT title FROM posts WHERE user_id = 5 ORDER BY id;
+FETCH 2 FROM c;
+FETCH BACKWARD 1 FROM c;
+ROLLBACK;
+SET datestyle = 'German, DMY';
+SELECT day FROM posts WHERE user_id = 5 AND day = '01.01.2024' LIMIT 1;
+RESET datestyle;
+
+-- privileges, views of other owners, row-level security, security barriers
+CREATE ROLE router_user;
+GRANT USAGE ON SCHEMA router TO router_user;
+SELECT dbscale.grant_node_access('router_user');
+CREATE VIEW names AS SELECT id, name FROM users;
+GRANT SELECT ON names TO router_user;
+GRANT SELECT (id) ON users TO router_user;
+SET ROLE router_user;
+SELECT id FROM users WHERE id = 7;
+SELECT name FROM users WHERE id = 7;
+SELECT name FROM names WHERE id = 7;
+UPDATE users SET name = 'x' WHERE id = 7;
+RESET ROLE;
+GRANT ALL ON users TO router_user;
+ALTER TABLE users ENABLE ROW LEVEL SECURITY;
+CREATE POLICY odd ON users TO router_user USING (id % 2 = 1);
+SET ROLE router_user;
+SELECT id, name FROM users WHERE id = 7;
+SELECT id, name FROM users WHERE id = 8;
+RESET ROLE;
+ALTER TABLE users DISABLE ROW LEVEL SECURITY;
+
+-- a user's own equality is not the key's
+CREATE FUNCTION same(bigint, bigint) RETURNS boolean LANGUAGE sql IMMUTABLE AS 'SELECT mod($1, 10) OPERATOR(pg_catalog.=) mod($2, 10)';
+CREATE OPERATOR = (LEFTARG = bigint, RIGHTARG = bigint, FUNCTION = same);
+SET search_path = router, pg_catalog;
+SELECT count(*) FROM users WHERE id = 7::bigint;
+SET search_path = router;
+
+SET client_min_messages = warning;
+DROP SCHEMA router CASCADE;
+DROP OWNED BY router_user;
+DROP ROLE router_user;
+SELECT dbscale.remove_node('router_a');
+SELECT dbscale.remove_node('router_b');
