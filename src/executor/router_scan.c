@@ -124,6 +124,22 @@ compute_expressions(RouterScanState *state, Datum *values, bool *nulls)
 	}
 }
 
+/* As core says it of a partitioned table. */
+static void
+refuse_row(const DistributedTable *table, Datum key, Oid type, bool isnull)
+{
+	Oid			output;
+	bool		varlena;
+
+	getTypeOutputInfo(type, &output, &varlena);
+	ereport(ERROR,
+			(errcode(ERRCODE_CHECK_VIOLATION),
+			 errmsg("no partition of relation \"%s\" found for row", get_rel_name(table->relid)),
+			 errdetail("Partition key of the failing row contains (%s) = (%s).",
+					   get_attname(table->relid, table->key_attno, false),
+					   isnull ? "null" : OidOutputFunctionCall(output, key))));
+}
+
 /*
  * The shard of the key.  A key that no shard takes has no rows, which any shard
  * can tell; only a row to insert needs a shard of its own.
@@ -138,11 +154,7 @@ find_shard(RouterScanState *state, Datum key, bool isnull)
 	if (shard >= 0)
 		return shard;
 	if (state->task->command == CMD_INSERT)
-		ereport(ERROR,
-				(errcode(ERRCODE_CHECK_VIOLATION),
-				 errmsg("no partition of relation \"%s\" found for row",
-						get_rel_name(state->task->key_table)),
-				 errhint("Add a shard for it with dbscale.add_shard.")));
+		refuse_row(table, key, type, isnull);
 	return table->group->shards[0].number;
 }
 
