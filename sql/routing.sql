@@ -203,13 +203,16 @@ SELECT sum(rows) AS rows, bool_and(bytes > 0) AS have_bytes FROM dbscale.shards 
 SELECT node, dbname <> '' AS dbname, state, shards > 0 AS has_shards, bytes > 0 AS has_bytes, replicas FROM dbscale.nodes WHERE node ~ '^routing' ORDER BY node;
 -- anybody may look at them, and nobody sees the directory's keys
 CREATE ROLE dbscale_routing_visitor;
+GRANT USAGE ON SCHEMA routing TO dbscale_routing_visitor;
 SET ROLE dbscale_routing_visitor;
 SELECT count(*) > 0 AS ok FROM dbscale.shards WHERE directory_keys > 0;
 SELECT count(*) > 0 AS ok FROM dbscale.tables;
 SELECT count(*) > 0 AS ok FROM dbscale.nodes;
 SELECT count(*) FROM dbscale.directory;
-SELECT dbscale.assign_key('routing.posts', 7, 0);
+SELECT dbscale.shard_for('posts', 7) = :home AS ok;
+SELECT dbscale.assign_key('posts', 7, 0);
 RESET ROLE;
+REVOKE USAGE ON SCHEMA routing FROM dbscale_routing_visitor;
 DROP ROLE dbscale_routing_visitor;
 
 -- a node that is disabled leaves its columns empty

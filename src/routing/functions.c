@@ -26,6 +26,8 @@ report_no_shard(const DistributedTable *table, bool isnull)
 			 errmsg("table \"%s\" has no shard for this key", relation),
 			 errdetail("It is distributed by %s of \"%s\", and the key is outside the bounds of every shard.",
 					   dbscale_strategy_name(table->group->strategy), key ? key : "?"),
+			 isnull && table->group->strategy == SHARD_RANGE ?
+			 errhint("Rows of a table distributed by range must have a key.") :
 			 errhint("Use dbscale.add_shard() to add one.")));
 }
 
