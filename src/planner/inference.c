@@ -185,7 +185,8 @@ is_key_equality(Inference *inf, OpExpr *op)
 {
 	const DistributedTable *table;
 
-	if (list_length(op->args) != 2)
+	/* no distributed table has been met yet, as in the outer query of a CTE */
+	if (inf->group == NULL || list_length(op->args) != 2)
 		return false;
 	if (OidIsValid(inf->opfamily))
 	{
