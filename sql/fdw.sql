@@ -196,3 +196,14 @@ SELECT count(*) FROM fdw_t;
 CREATE SERVER fdw_bad FOREIGN DATA WRAPPER dbscale_fdw OPTIONS (use_remote_estimate 'true');
 CREATE SERVER fdw_bad FOREIGN DATA WRAPPER dbscale_fdw OPTIONS (fetch_size '10');
 
+
+SET client_min_messages = warning;
+DO $$
+DECLARE
+    t regclass;
+BEGIN
+    FOR t IN SELECT relation FROM dbscale.distributed_table LOOP
+        EXECUTE format('DROP TABLE %s CASCADE', t);
+    END LOOP;
+END $$;
+SELECT dbscale.remove_node('fdw_1'), dbscale.remove_node('fdw_2');

@@ -1,7 +1,9 @@
 --
 -- Statements of one key go to one shard whole; all others do not.
 --
+SET client_min_messages = warning;
 CREATE EXTENSION IF NOT EXISTS dbscale CASCADE;
+RESET client_min_messages;
 SELECT dbscale.add_local_node('router_a');
 SELECT dbscale.add_local_node('router_b');
 CREATE SCHEMA router;
