@@ -330,7 +330,6 @@ INSERT INTO statement (sql) VALUES
 ($q$SELECT count(*) FROM young$q$),
 ($q$VALUES (1, (SELECT count(*) FROM users)), (2, (SELECT count(*) FROM posts))$q$),
 ($q$SELECT id, current_date - born > 0, now() IS NOT NULL, pg_typeof(score) FROM users WHERE id < 12$q$),
-($q$SELECT count(*) FROM users TABLESAMPLE BERNOULLI (100)$q$),
 ($q$/*fails*/ SELECT 1 / (id - 7) FROM users WHERE id BETWEEN 5 AND 9$q$),
 ($q$/*fails*/ SELECT name::int FROM users WHERE id = 3$q$),
 ($q$SELECT id FROM users WHERE id < 8 FOR UPDATE$q$),

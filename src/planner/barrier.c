@@ -68,7 +68,10 @@ sortable_column(List *targetlist, Oid *operator, Oid *collation)
 	return 0;
 }
 
-/* The same columns, taken from the plan below. */
+/*
+ * The same columns, taken from the plan below.  Constants stay themselves: the
+ * executor wants to see that a dropped or generated column gets a NULL.
+ */
 static List *
 pass_through(List *targetlist)
 {
@@ -83,7 +86,8 @@ pass_through(List *targetlist)
 								  exprCollation(expr), 0);
 		TargetEntry *copy = flatCopyTargetEntry(tle);
 
-		copy->expr = (Expr *) var;
+		if (!IsA(expr, Const))
+			copy->expr = (Expr *) var;
 		result = lappend(result, copy);
 	}
 	return result;
