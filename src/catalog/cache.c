@@ -60,7 +60,8 @@ cache_depends_on(Oid relid)
 		if (catalog_relids[i] == relid)
 			return true;
 	}
-	return hash_search(cache->tables_by_oid, &relid, HASH_FIND, NULL) != NULL;
+	return hash_search(cache->tables_by_oid, &relid, HASH_FIND, NULL) != NULL ||
+		list_member_oid(cache->missing, relid);
 }
 
 static void

@@ -29,6 +29,7 @@ typedef struct CatalogCache
 	List	   *tables;			/* of DistributedTable * */
 	HTAB	   *tables_by_oid;	/* TableEntry */
 	HTAB	   *owners;			/* OwnerEntry */
+	List	   *missing;		/* tables (OIDs) that did not exist: perhaps in this transaction only */
 } CatalogCache;
 
 typedef struct TableEntry

@@ -185,7 +185,11 @@ read_table(CatalogCache *cache, const CatalogRow *row)
 	Oid			relid = DatumGetObjectId(row->values[1]);
 
 	if (!SearchSysCacheExists1(RELOID, ObjectIdGetDatum(relid)))
+	{
+		/* dropped by a command that may yet fail: then its invalidation brings it back */
+		cache->missing = lappend_oid(cache->missing, relid);
 		return;
+	}
 	if (!row->isnull[2])
 	{
 		group = find_group(cache, DatumGetInt32(row->values[2]));

@@ -346,7 +346,8 @@ check_alter_other(AlterTableStmt *stmt)
 		}
 		if (table)
 			dbscale_utility_refuse(table->relid, psprintf("%s from or to a local table",
-														  cmd->subtype == AT_AddConstraint ? "a foreign key" : find_form(cmd->subtype)->name), NULL);
+														  cmd->subtype == AT_AddConstraint ? "a foreign key" : find_form(cmd->subtype)->name),
+								   "Distribute the other table too, colocated.");
 	}
 }
 
