@@ -103,6 +103,19 @@ is_rollback_instead(const PGresult *result, const QueueItem *item)
 	return item->outcome && strcmp(PQcmdStatus((PGresult *) result), "ROLLBACK") == 0;
 }
 
+/*
+ * The command's tag.  In libpq's chunked mode it is on the last chunk when that was
+ * not full, and not on the empty result that ends the rows.
+ */
+static void
+note_tag(RemoteStatement *stmt, PGresult *result)
+{
+	if (stmt == NULL || PQcmdStatus(result)[0] == '\0')
+		return;
+	stmt->count = strtou64(PQcmdTuples(result), NULL, 10);
+	strlcpy(stmt->tag, PQcmdStatus(result), sizeof(stmt->tag));
+}
+
 static void
 complete_item(RemoteConnection *conn, QueueItem *item, PGresult *result)
 {
@@ -112,11 +125,7 @@ complete_item(RemoteConnection *conn, QueueItem *item, PGresult *result)
 		remote_prepared_confirm(conn, item->prepared_id);
 	if (item->outcome && is_rollback_instead(result, item))
 		item->outcome->sqlstate = ERRCODE_IN_FAILED_SQL_TRANSACTION;
-	if (stmt)
-	{
-		stmt->count = strtou64(PQcmdTuples(result), NULL, 10);
-		strlcpy(stmt->tag, PQcmdStatus(result), sizeof(stmt->tag));
-	}
+	note_tag(stmt, result);
 }
 
 /* Keep or hand over the rows in conn->result; true when the reader has got some. */
@@ -181,6 +190,8 @@ take_result(RemoteConnection *conn, QueueItem *item, RemoteStatement *reader)
 			return take_rows(conn, item, reader) ? STEP_ROWS : STEP_DONE;
 #ifdef LIBPQ_HAS_CHUNK_MODE
 		case PGRES_TUPLES_CHUNK:
+			note_tag(item->statement, conn->result);
+			return take_rows(conn, item, reader) ? STEP_ROWS : STEP_DONE;
 #endif
 		case PGRES_SINGLE_TUPLE:
 			return take_rows(conn, item, reader) ? STEP_ROWS : STEP_DONE;
