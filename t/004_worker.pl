@@ -53,7 +53,7 @@ is($db->sql("INSERT INTO days VALUES (current_date, 'now') RETURNING v"), 'now',
 
 # A table that is locked is not waited for long: others would wait behind us.
 my $session = $db->start("BEGIN; LOCK TABLE numbers IN ROW EXCLUSIVE MODE; INSERT INTO numbers VALUES (450, 'z'); SELECT pg_sleep(600);\n");
-my ($rc, $out, $err) = $db->finish($session) if 0;
+my ($rc, $out, $err);
 $db->wait_until('the table is locked', sub {
 	$db->sql("SELECT count(*) FROM pg_locks WHERE relation = 'numbers'::regclass AND mode = 'RowExclusiveLock' AND granted") > 0 }, 30);
 $db->sql('SET lock_timeout = 5000; INSERT INTO numbers VALUES (1, $$a$$)') foreach 1 .. 5;
@@ -111,6 +111,11 @@ becomes('third', 1, 'in every database');
 $db->sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'dbscale maintenance' AND datname = 'postgres'");
 $db->wait_until('the worker ends', sub { workers('postgres') == 0 }, 30);
 becomes('postgres', 1, 'back after pg_terminate_backend');
+my $launcher = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'dbscale launcher'";
+my $pid = $db->sql($launcher);
+$db->sql("SELECT pg_terminate_backend($pid)");
+ok($db->wait_until('the launcher is back', sub { $db->sql($launcher) =~ /\d/ && $db->sql($launcher) ne $pid }, 30),
+	'the launcher comes back too');
 unlike(slurp_file($db->coordinator->logfile), qr/PANIC|signal 11|signal 6/, 'no crash of its own');
 
 done_testing();

@@ -504,7 +504,7 @@ look_at_places(Look *look, List *nodes)
 	look->sessions = NIL;
 	look->deadlocks = NIL;
 	look->place = COORDINATOR;
-	dbscale_maintenance_attempt("deadlock detection", "", read_local_waits, look);
+	dbscale_maintenance_attempt("deadlock detection", "coordinator", read_local_waits, look);
 	foreach(cell, nodes)
 	{
 		look->place++;
@@ -563,7 +563,7 @@ dbscale_deadlock_task(void)
 	ListCell   *cell;
 
 	forget_old_victims();
-	dbscale_maintenance_attempt("deadlock detection", "", read_candidates, &look);
+	dbscale_maintenance_attempt("deadlock detection", "coordinator", read_candidates, &look);
 	if (look.candidates == NIL || (nodes = dbscale_maintenance_nodes()) == NIL)
 		return;
 	look_at_places(&look, nodes);

@@ -44,6 +44,9 @@ dbscale_launcher_register(void)
 {
 	BackgroundWorker worker = {0};
 
+	/* pg_upgrade wants its databases for itself. */
+	if (IsBinaryUpgrade)
+		return;
 	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
 	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
 	worker.bgw_restart_time = 5;
@@ -191,5 +194,6 @@ dbscale_launcher_main(Datum arg)
 						 LAUNCHER_NAP_MS, PG_WAIT_EXTENSION);
 		ResetLatch(MyLatch);
 	}
-	proc_exit(0);
+	/* Not 0: that would tell the postmaster never to start the launcher again. */
+	proc_exit(1);
 }
