@@ -183,6 +183,11 @@ open_store(RemoteStatement *stmt)
 	stmt->slot = MakeSingleTupleTableSlot(stmt->desc, &TTSOpsMinimalTuple);
 	stmt->row_context = AllocSetContextCreate(stmt->context, "dbscale remote row",
 											  ALLOCSET_DEFAULT_SIZES);
+	/*
+	 * From 18 on a tuplestore has a context of its own.  Below ours it would be gone
+	 * before detach_statement ends the tuplestore.
+	 */
+	MemoryContextSwitchTo(TopTransactionContext);
 	CurrentResourceOwner = stmt->owner;
 	stmt->store = tuplestore_begin_heap((stmt->flags & REMOTE_KEEP_ROWS) != 0, false, work_mem);
 	CurrentResourceOwner = old_owner;
