@@ -40,7 +40,7 @@ CREATE UNIQUE INDEX "Posts %s U" ON posts (user_id, lower(body)) WHERE id > 0;
 CREATE UNIQUE INDEX ON posts (body);
 CREATE INDEX CONCURRENTLY ON posts (id);
 SELECT * FROM indexes('posts');
-SELECT indexrelid::regclass, indisvalid FROM pg_index WHERE indrelid = 'posts'::regclass ORDER BY 1::text COLLATE "C";
+SELECT indexrelid::regclass, indisvalid FROM pg_index WHERE indrelid = 'posts'::regclass ORDER BY indexrelid::regclass::text COLLATE "C";
 ALTER INDEX posts_body_idx RENAME TO posts_b;
 ALTER INDEX posts_b SET (fillfactor = 50);
 DROP INDEX "Posts %s U";
