@@ -224,6 +224,7 @@ dbscale_fdw_handler(PG_FUNCTION_ARGS)
 	routine->ForeignAsyncRequest = NULL;
 	routine->ForeignAsyncConfigureWait = NULL;
 	routine->ForeignAsyncNotify = NULL;
+	dbscale_security_wrap_callbacks(routine);
 
 	PG_RETURN_POINTER(routine);
 }

@@ -187,6 +187,13 @@ extern void dbscale_direct_set_callbacks(FdwRoutine *routine);
 extern void dbscale_modify_set_callbacks(FdwRoutine *routine);
 extern void dbscale_maintain_set_callbacks(FdwRoutine *routine);
 
+/* ---- security.c ---- */
+
+/* Call it last: it wraps the planning callbacks that are set. */
+extern void dbscale_security_wrap_callbacks(FdwRoutine *routine);
+extern void dbscale_security_check_row(EState *estate, ResultRelInfo *rinfo,
+									   TupleTableSlot *slot, bool insert);
+
 /* ---- remote_table.c: names and statements of one shard table ---- */
 
 /* Qualified and quoted, from the foreign table's options. */

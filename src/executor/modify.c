@@ -387,6 +387,7 @@ exec_insert(EState *estate, ResultRelInfo *rinfo, TupleTableSlot *slot, TupleTab
 	ModifyState *state = rinfo->ri_FdwState;
 	Oid			foreign_table = place_row(state, slot);
 
+	dbscale_security_check_row(estate, rinfo, slot, true);
 	if (state->loader == NULL)
 		return execute_for_row(state, state->statement, NULL, slot, slot) ? slot : NULL;
 	dbscale_run_before_write(state->run);
@@ -472,6 +473,7 @@ exec_update(EState *estate, ResultRelInfo *rinfo, TupleTableSlot *slot, TupleTab
 
 	if (written_before(state, ctid))
 		return NULL;
+	dbscale_security_check_row(estate, rinfo, slot, false);
 	if (state->sets_key && state->placement.known)
 	{
 		int			shard = dbscale_placement_route(&state->placement, slot);

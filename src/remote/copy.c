@@ -90,11 +90,11 @@ put_copy_end(RemoteConnection *conn, const char *error, const RemoteWait *wait)
 }
 
 /*
- * Collect the result of a COPY and go back to pipeline mode.  With `abort` a COPY
+ * Collect the result of a COPY and go back to pipeline mode.  With `give_up` a COPY
  * that still waits for data is made to fail.  False when the wait was in vain.
  */
 bool
-remote_copy_leave(RemoteConnection *conn, const RemoteWait *wait, bool abort)
+remote_copy_leave(RemoteConnection *conn, const RemoteWait *wait, bool give_up)
 {
 	for (;;)
 	{
@@ -106,7 +106,7 @@ remote_copy_leave(RemoteConnection *conn, const RemoteWait *wait, bool abort)
 			break;
 		if (PQresultStatus(conn->result) == PGRES_COPY_IN)
 		{
-			if (!abort)
+			if (!give_up)
 				elog(ERROR, "COPY to node \"%s\" has not been ended", NameStr(conn->node_name));
 			if (!put_copy_end(conn, "canceled", wait))
 				return false;

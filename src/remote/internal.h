@@ -207,7 +207,7 @@ extern void remote_prepared_failed(RemoteConnection *conn, int id, const RemoteE
 extern bool remote_prepared_deallocate(RemoteConnection *conn);
 
 /* copy.c */
-extern bool remote_copy_leave(RemoteConnection *conn, const RemoteWait *wait, bool abort);
+extern bool remote_copy_leave(RemoteConnection *conn, const RemoteWait *wait, bool give_up);
 
 /* statement.c */
 extern void remote_statement_rows(RemoteStatement *stmt, PGresult *result);

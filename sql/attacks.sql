@@ -1,0 +1,80 @@
+--
+-- What a hostile user tries.
+--
+SET client_min_messages = warning;
+CREATE EXTENSION IF NOT EXISTS dbscale CASCADE;
+SELECT dbscale.add_local_node('attack_a');
+SELECT dbscale.add_local_node('attack_b');
+RESET client_min_messages;
+CREATE SCHEMA attacks;
+SET search_path = attacks;
+CREATE ROLE attack_alice;
+CREATE ROLE attack_bob;
+SELECT dbscale.grant_node_access('attack_alice'), dbscale.grant_node_access('attack_bob');
+GRANT USAGE ON SCHEMA attacks TO attack_alice, attack_bob;
+
+CREATE TABLE secrets (k bigint, id int, owner name, val int, txt text, PRIMARY KEY (k, id));
+SELECT dbscale.distribute_table('secrets', 'k', shard_count => 4);
+INSERT INTO secrets SELECT i % 10, i, CASE WHEN i % 2 = 0 THEN 'attack_alice' ELSE 'attack_bob' END, i, 'secret ' || i
+FROM generate_series(0, 39) i;
+ANALYZE secrets;
+GRANT SELECT, INSERT, UPDATE, DELETE ON secrets TO attack_alice;
+
+-- policies that come later hold for plans made before
+SET plan_cache_mode = force_generic_plan;
+PREPARE all_of_key(bigint) AS SELECT id FROM secrets WHERE k = $1 ORDER BY id;
+PREPARE touch(bigint) AS UPDATE secrets SET val = val WHERE k = $1 RETURNING id;
+PREPARE sneak(bigint) AS INSERT INTO secrets VALUES ($1, 1000, 'attack_bob', 1) RETURNING id;
+SET ROLE attack_alice;
+EXECUTE all_of_key(3);
+RESET ROLE;
+ALTER TABLE secrets ENABLE ROW LEVEL SECURITY;
+CREATE POLICY own_rows ON secrets USING (owner = current_user);
+EXECUTE all_of_key(3);
+SET ROLE attack_alice;
+EXECUTE all_of_key(3);
+EXECUTE touch(3);
+EXECUTE sneak(3);
+
+-- a row may not be written that the policy would hide
+INSERT INTO secrets VALUES (3, 99, 'attack_bob', 2);
+INSERT INTO secrets VALUES (3, 99, 'attack_bob', 2) ON CONFLICT DO NOTHING;
+INSERT INTO secrets VALUES (3, 98, 'attack_alice', 2), (4, 99, 'attack_bob', 2) RETURNING id;
+UPDATE secrets SET owner = 'attack_bob' WHERE k = 2;
+UPDATE secrets SET k = k + 1, owner = 'attack_bob' WHERE k = 2;
+BEGIN;
+UPDATE secrets SET k = k + 1 WHERE k = 2 RETURNING k, id;
+ROLLBACK;
+
+-- no condition, order or value is computed for hidden rows: 3, 13 and 33 are
+SELECT count(*) FROM secrets WHERE 1 / (val - 3) = 1;
+SELECT count(*) FROM secrets WHERE k = 3 AND 1 / (val - 13) = 1;
+SELECT id FROM secrets WHERE id < 6 ORDER BY 1 / (val - 3), id;
+SELECT a.id FROM secrets a JOIN secrets b ON a.k = b.k AND a.id = b.id AND 1 / (b.val - 3) = 1;
+SELECT k, max(1 / (val - 3)) FROM secrets WHERE id < 10 GROUP BY k ORDER BY k;
+BEGIN;
+UPDATE secrets SET val = 1 / (val - 3) WHERE 1 / (val - 33) = 0;
+DELETE FROM secrets WHERE id < 30 AND 1 / (id - 13) = 0;
+ROLLBACK;
+RESET ROLE;
+ALTER TABLE secrets DISABLE ROW LEVEL SECURITY;
+
+-- the same behind a view with security_barrier
+CREATE VIEW barrier WITH (security_barrier) AS SELECT * FROM secrets WHERE owner = 'attack_alice';
+GRANT SELECT, UPDATE ON barrier TO attack_bob;
+SET ROLE attack_bob;
+SELECT count(*) FROM barrier WHERE 1 / (val - 3) = 1;
+SELECT count(*) FROM barrier WHERE k = 3 AND 1 / (val - 3) = 1;
+BEGIN;
+UPDATE barrier SET val = 1 / (val - 3) WHERE 1 / (val - 3) = 1;
+ROLLBACK;
+SELECT count(*) FROM secrets WHERE k = 3;
+RESET ROLE;
+RESET plan_cache_mode;
+
+SET client_min_messages = warning;
+DROP SCHEMA attacks CASCADE;
+DROP OWNED BY attack_alice, attack_bob;
+DROP ROLE attack_alice, attack_bob;
+SELECT dbscale.remove_node('attack_a');
+SELECT dbscale.remove_node('attack_b');
