@@ -1,2 +1,2 @@
 \set id random(1, 1000000000000)
-INSERT INTO posts VALUES (:id + :rows, 1, 'a new post', now(), 0) ON CONFLICT DO NOTHING;
+INSERT INTO posts VALUES (:id::bigint + :rows::bigint, 1, 'a new post', now(), 0) ON CONFLICT DO NOTHING;
