@@ -106,11 +106,10 @@ check_triggers(Relation rel)
 			refuse(rel, psprintf("Trigger \"%s\" is a constraint trigger, which foreign partitions cannot have.",
 								 trigger->tgname),
 				   "Drop it, or make it an ordinary trigger.");
-		if (TRIGGER_FOR_ROW(trigger->tgtype) &&
-			(trigger->tgoldtable != NULL || trigger->tgnewtable != NULL))
-			refuse(rel, psprintf("Row trigger \"%s\" has transition tables, which partitions cannot have.",
+		if (trigger->tgoldtable != NULL || trigger->tgnewtable != NULL)
+			refuse(rel, psprintf("Trigger \"%s\" has transition tables, which PostgreSQL cannot fill from foreign partitions.",
 								 trigger->tgname),
-				   "Make it a statement trigger, or do without transition tables.");
+				   "Use a row trigger without transition tables.");
 	}
 }
 

@@ -284,8 +284,16 @@ set_schema(UtilityCall *call)
 static void
 create_trigger(UtilityCall *call)
 {
-	(void) dbscale_utility_target(castNode(CreateTrigStmt, call->pstmt->utilityStmt)->relation,
-								  "CREATE TRIGGER");
+	CreateTrigStmt *stmt = castNode(CreateTrigStmt, call->pstmt->utilityStmt);
+	const DistributedTable *table = dbscale_utility_target(stmt->relation, "CREATE TRIGGER");
+
+	if (table != NULL && !table->is_reference && stmt->transitionRels != NIL)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("transition tables are not supported on distributed table \"%s\"",
+						stmt->relation->relname),
+				 errdetail("PostgreSQL cannot fill them from foreign partitions."),
+				 errhint("Use a row trigger without transition tables.")));
 	dbscale_utility_core(call);
 }
 
