@@ -72,6 +72,39 @@ SELECT count(*) FROM secrets WHERE k = 3;
 RESET ROLE;
 RESET plan_cache_mode;
 
+-- parts of one statement that write one table find it as it was before all of them
+CREATE TABLE posts (k bigint, id int, likes int DEFAULT 0, PRIMARY KEY (k, id));
+SELECT dbscale.distribute_table('posts', 'k', colocate_with => 'secrets');
+INSERT INTO posts SELECT i % 8, i, i FROM generate_series(1, 24) i;
+BEGIN;
+WITH i AS (INSERT INTO posts VALUES (3, 100) RETURNING id), u AS (UPDATE posts SET likes = likes + 1 WHERE k = 3 RETURNING id)
+SELECT (SELECT count(*) FROM i), (SELECT count(*) FROM u);
+SELECT likes FROM posts WHERE id = 100;
+ROLLBACK;
+BEGIN;
+WITH d AS (DELETE FROM posts WHERE k = 3 RETURNING *), i AS (INSERT INTO posts SELECT k + 100, id FROM d RETURNING id),
+     u AS (UPDATE posts SET likes = 1 WHERE k > 100 RETURNING id)
+SELECT (SELECT count(*) FROM d), (SELECT count(*) FROM i), (SELECT count(*) FROM u);
+ROLLBACK;
+BEGIN;
+WITH u AS (UPDATE posts SET likes = 77 WHERE k < 5) UPDATE posts SET likes = 78 WHERE k < 6 OR likes = 77;
+SELECT count(*) FROM posts WHERE likes IN (77, 78);
+ROLLBACK;
+
+-- an error that was rolled back is told once only, also where several nodes had it
+\set VERBOSITY sqlstate
+BEGIN;
+SAVEPOINT a;
+UPDATE posts SET likes = 1 / (likes - likes);
+ROLLBACK TO a;
+SELECT count(*) FROM posts WHERE k = 1;
+SELECT count(*) FROM posts;
+ROLLBACK;
+UPDATE posts SET likes = 1 / (likes - likes);
+SELECT count(*) FROM posts WHERE k = 1;
+UPDATE posts SET likes = 0 WHERE k = 2;
+\set VERBOSITY default
+
 SET client_min_messages = warning;
 DROP SCHEMA attacks CASCADE;
 DROP OWNED BY attack_alice, attack_bob;

@@ -143,6 +143,40 @@ joins_below(Plan *plan)
 	return IsA(plan, Result) && joins_below(outerPlan(plan));
 }
 
+/* Does this part of the whole statement write the table? */
+static bool
+writes_table(Query *query, Oid relid)
+{
+	return query->commandType != CMD_SELECT && query->resultRelation > 0 &&
+		rt_fetch(query->resultRelation, query->rtable)->relid == relid;
+}
+
+/*
+ * Is the table written by another part of the statement, too (WITH)?  Each part is to
+ * find the rows as they were before all of them, which a node that is sent one after
+ * the other can't do.
+ */
+static bool
+is_written_twice(PlannerInfo *root)
+{
+	Oid			relid = rt_fetch(root->parse->resultRelation, root->parse->rtable)->relid;
+	PlannerInfo *top = root;
+	int			parts;
+	ListCell   *lc;
+
+	while (top->parent_root)
+		top = top->parent_root;
+	parts = writes_table(top->parse, relid) ? 1 : 0;
+	foreach(lc, top->parse->cteList)
+	{
+		CommonTableExpr *cte = lfirst_node(CommonTableExpr, lc);
+
+		if (writes_table(castNode(Query, cte->ctequery), relid))
+			parts++;
+	}
+	return parts > 1;
+}
+
 static bool
 plan_direct_modify(PlannerInfo *root, ModifyTable *plan, Index resultRelation, int subplan_index)
 {
@@ -150,6 +184,8 @@ plan_direct_modify(PlannerInfo *root, ModifyTable *plan, Index resultRelation, i
 
 	if (plan->operation == CMD_UPDATE &&
 		sets_partition_key(rte->relid, (List *) list_nth(plan->updateColnosLists, subplan_index)))
+		return false;
+	if (is_written_twice(root))
 		return false;
 	/* a join's rows would have to be taken apart again for RETURNING */
 	if (plan->returningLists != NIL && joins_below((Plan *) outerPlan(plan)))

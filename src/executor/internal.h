@@ -116,6 +116,7 @@ typedef struct PlanRun
 	List	   *directs;		/* of ForeignScanRun *, direct modifications */
 	List	   *modified;		/* OIDs of foreign tables written, and of their ancestors */
 	List	   *loaders;		/* of ShardLoader * */
+	struct HTAB *written;		/* rows written by this statement: see modify.c */
 	WriteQueue *queue;			/* see writes.c; NULL until it is needed */
 	bool		reading;		/* sending a scan, which must not see the run's own writes */
 	bool		sent;			/* the scans that could be sent ahead have been */

@@ -57,7 +57,6 @@ typedef struct ModifyState
 	bool		sets_key;		/* UPDATE of a column of the partition key */
 	bool		returning;
 	bool		deferred;		/* UPDATE and DELETE of rows known to be there: see writes.c */
-	HTAB	   *written;		/* if deferred: the ctids of rows written by this statement */
 	AttrNumber	ctid_attno;		/* in the plan's slot */
 	ShardLoader *loader;		/* NULL: one statement a row */
 	RowStatement *statement;
@@ -261,25 +260,43 @@ begin_insert_state(ModifyState *state, ModifyTable *plan, bool feedback)
 										columns, state->returning, retrieved);
 }
 
+/* A row of a shard, as the statement has found it. */
+typedef struct WrittenRow
+{
+	Oid			foreign_table;
+	ItemPointerData ctid;
+	uint16		padding;
+} WrittenRow;
+
 static HTAB *
 create_written(EState *estate)
 {
 	HASHCTL		ctl = {0};
 
-	ctl.keysize = sizeof(ItemPointerData);
-	ctl.entrysize = sizeof(ItemPointerData);
+	ctl.keysize = sizeof(WrittenRow);
+	ctl.entrysize = sizeof(WrittenRow);
 	ctl.hcxt = estate->es_query_cxt;
 	return hash_create("dbscale rows written", 256, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
 }
 
-/* A row that a join meets twice is written once, as in any table. */
+/*
+ * A row that a join meets twice, or that two parts of a statement (WITH) would write,
+ * is written once, as in any table.
+ */
 static bool
 written_before(ModifyState *state, ItemPointer ctid)
 {
 	bool		found = false;
+	WrittenRow	row;
 
-	if (state->deferred)
-		(void) hash_search(state->written, ctid, HASH_ENTER, &found);
+	if (!state->placement.known)
+		return false;
+	if (state->run->written == NULL)
+		state->run->written = create_written(state->run->estate);
+	memset(&row, 0, sizeof(row));
+	row.foreign_table = state->placement.foreign_table;
+	row.ctid = *ctid;
+	(void) hash_search(state->run->written, &row, HASH_ENTER, &found);
 	return found;
 }
 
@@ -316,8 +333,6 @@ begin_modify(ModifyTableState *mtstate, ResultRelInfo *rinfo, List *fdw_private,
 		state->returning = names_system_column((Node *) ((ModifyTable *) mtstate->ps.plan)->returningLists,
 											   NULL);
 	state->deferred = state->placement.known && !state->returning;
-	if (state->deferred)
-		state->written = create_written(mtstate->ps.state);
 
 	columns = list_nth(fdw_private, MODIFY_TARGET_ATTRS);
 	state->sets_key = operation == CMD_UPDATE && sets_key(state, columns);

@@ -328,11 +328,17 @@ dbscale_remote_cancel(RemoteConnection *conn, int nest_level, int timeout_ms)
 		dbscale_remote_mark_broken(conn);
 		return false;
 	}
+	dbscale_remote_forget_errors(conn);
+	conn->settings_known = false;
+	return true;
+}
+
+void
+dbscale_remote_forget_errors(RemoteConnection *conn)
+{
 	remote_error_free(conn->pending_error);
 	conn->pending_error = NULL;
 	conn->failed_statement = NULL;
-	conn->settings_known = false;
-	return true;
 }
 
 static bool

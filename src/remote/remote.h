@@ -125,6 +125,8 @@ extern void dbscale_remote_sync_all(List *conns);
 extern bool dbscale_remote_cancel(RemoteConnection *conn, int nest_level, int timeout_ms);
 extern bool dbscale_remote_try_commands(List *conns, List *commands, int timeout_ms,
 										bool *succeeded, int *sqlstates);
+/* What failed has been rolled back: the connection's next use is not to tell of it. */
+extern void dbscale_remote_forget_errors(RemoteConnection *conn);
 extern void dbscale_remote_mark_broken(RemoteConnection *conn);
 /* Nothing is in flight (takes in what has arrived). */
 extern bool dbscale_remote_is_idle(RemoteConnection *conn);

@@ -113,6 +113,7 @@ forget_transactions(void)
 	{
 		RemoteTransaction *remote = lfirst(lc);
 
+		dbscale_remote_forget_errors(remote->conn);
 		dbscale_remote_set_transaction_state(remote->conn, NULL);
 	}
 	transactions = NIL;
@@ -394,7 +395,9 @@ abort_sub(int nest_level)
 	{
 		RemoteTransaction *remote = lfirst(lc);
 
-		if (!succeeded[foreach_current_index(lc)])
+		if (succeeded[foreach_current_index(lc)])
+			dbscale_remote_forget_errors(remote->conn);
+		else
 			dbscale_remote_mark_broken(remote->conn);
 		release_savepoint(remote, nest_level);
 	}
