@@ -101,7 +101,7 @@ typedef struct AlterPlan
 static const Form *
 find_form(AlterTableType type)
 {
-	static const Form unknown = {AT_AddOf, FORM_REFUSED, "this form"};
+	static const Form unknown = {AT_AddOf, FORM_REFUSED, "in this form"};
 
 	for (int i = 0; i < lengthof(forms); i++)
 		if (forms[i].type == type)
@@ -321,6 +321,34 @@ check_alter_index(AlterTableStmt *stmt)
 			dbscale_utility_refuse(table->relid, "ALTER INDEX", NULL);
 }
 
+/* The distributed table that a foreign key of another table would reference, or NULL. */
+static const DistributedTable *
+referenced_by(Node *node)
+{
+	Constraint *constraint = castNode(Constraint, node);
+	const DistributedTable *table;
+
+	if (constraint->contype != CONSTR_FOREIGN)
+		return NULL;
+	table = dbscale_utility_target(constraint->pktable, "FOREIGN KEY");
+	return table && !table->is_reference ? table : NULL;
+}
+
+static const DistributedTable *
+referenced_by_column(ColumnDef *column)
+{
+	ListCell   *lc;
+
+	foreach(lc, column->constraints)
+	{
+		const DistributedTable *table = referenced_by(lfirst(lc));
+
+		if (table != NULL)
+			return table;
+	}
+	return NULL;
+}
+
 /* Partitions, parents and foreign keys named by the ALTER TABLE of another table. */
 static void
 check_alter_other(AlterTableStmt *stmt)
@@ -338,15 +366,15 @@ check_alter_other(AlterTableStmt *stmt)
 			table = dbscale_utility_target(castNode(RangeVar, cmd->def), "INHERIT");
 		else if (cmd->subtype == AT_AttachPartition)
 			table = dbscale_utility_target(castNode(PartitionCmd, cmd->def)->name, "ATTACH PARTITION");
-		else if (cmd->subtype == AT_AddConstraint && castNode(Constraint, cmd->def)->contype == CONSTR_FOREIGN)
-		{
-			table = dbscale_utility_target(castNode(Constraint, cmd->def)->pktable, "FOREIGN KEY");
-			if (table && table->is_reference)
-				table = NULL;
-		}
+		else if (cmd->subtype == AT_AddConstraint)
+			table = referenced_by(cmd->def);
+		else if (cmd->subtype == AT_AddColumn)
+			table = referenced_by_column(castNode(ColumnDef, cmd->def));
 		if (table)
-			dbscale_utility_refuse(table->relid, psprintf("%s from or to a local table",
-														  cmd->subtype == AT_AddConstraint ? "a foreign key" : find_form(cmd->subtype)->name),
+			dbscale_utility_refuse(table->relid,
+								   psprintf("%s from or to a local table",
+											cmd->subtype == AT_AddConstraint || cmd->subtype == AT_AddColumn ?
+											"a foreign key" : find_form(cmd->subtype)->name),
 								   "Distribute the other table too, colocated.");
 	}
 }
@@ -425,6 +453,9 @@ rename_distributed(UtilityCall *call, RenameStmt *stmt, const DistributedTable *
 		rename_constraint(call, stmt, table);
 		return;
 	}
+	if (stmt->renameType == OBJECT_TRIGGER && table->is_reference &&
+		dbscale_ddl_is_replication_trigger(stmt->subname))
+		dbscale_utility_refuse(relid, "ALTER TRIGGER RENAME of dbscale's triggers", NULL);
 	before = dbscale_propagate_state(relid);
 	dbscale_utility_core(call);
 	if (stmt->renameType == OBJECT_COLUMN)

@@ -47,7 +47,6 @@
 #include "catalog/toasting.h"
 #include "commands/cluster.h"
 #include "commands/defrem.h"
-#include "pgstat.h"
 #include "utils/fmgroids.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
@@ -170,7 +169,6 @@ make_index_partitioned(Oid index)
 	Form_pg_index index_form;
 
 	RelationDropStorage(rel);
-	pgstat_drop_relation(rel);
 	index_close(rel, NoLock);
 
 	tuple = class_tuple(index);
@@ -211,6 +209,23 @@ partition_strategy(ShardStrategy strategy)
 	return strategy == SHARD_LIST ? PARTITION_STRATEGY_LIST : PARTITION_STRATEGY_HASH;
 }
 
+/*
+ * Make the relcache read the partition key anew.  Core never changes one, so an entry
+ * that cannot be thrown away (that of a table made in this transaction) keeps it when
+ * it is rebuilt: a table distributed twice, or again after ROLLBACK TO, had its old key.
+ */
+static void
+forget_partition_key(Oid relid)
+{
+	Relation	rel = table_open(relid, NoLock);
+
+	if (rel->rd_partkeycxt != NULL)
+		MemoryContextDelete(rel->rd_partkeycxt);
+	rel->rd_partkeycxt = NULL;
+	rel->rd_partkey = NULL;
+	table_close(rel, NoLock);
+}
+
 Oid
 dbscale_ddl_convert_to_partitioned(Oid relid, ShardStrategy strategy,
 								   AttrNumber key, Oid opclass, Oid collation)
@@ -236,6 +251,7 @@ dbscale_ddl_convert_to_partitioned(Oid relid, ShardStrategy strategy,
 	StorePartitionKey(rel, partition_strategy(strategy), 1, &key, NIL, &opclass, &collation);
 	table_close(rel, NoLock);
 	CommandCounterIncrement();
+	forget_partition_key(relid);
 	return rows;
 }
 
@@ -303,7 +319,6 @@ make_index_plain(Oid index)
 	give_storage(index, RELKIND_INDEX);
 	rel = index_open(index, AccessExclusiveLock);
 	(void) RelationCreateStorage(rel->rd_locator, RELPERSISTENCE_PERMANENT, true);
-	pgstat_create_relation(rel);
 	index_close(rel, NoLock);
 }
 
@@ -339,6 +354,7 @@ dbscale_ddl_convert_to_heap(Oid relid)
 	delete_partition_key_dependencies(relid);
 	RemoveStatistics(relid, 0);
 	make_table_plain(relid);
+	forget_partition_key(relid);
 	foreach(lc, indexes_of(relid))
 		make_index_plain(lfirst_oid(lc));
 	NewRelationCreateToastTable(relid, (Datum) 0);

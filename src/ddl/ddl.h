@@ -131,6 +131,9 @@ extern void dbscale_ddl_check_unreferenced(Oid relid);
 /* Delete the catalog's rows of a table; of a group that has no table any more. */
 extern void dbscale_ddl_forget_table(Oid relid);
 extern void dbscale_ddl_forget_group(int group_id, bool has_opfamily);
+/* What keeps a reference table's copies equal to it. */
+extern bool dbscale_ddl_is_replication_trigger(const char *name);
+extern bool dbscale_ddl_has_primary_key(Oid relid);
 extern void dbscale_ddl_undistribute_reference(const DistributedTable *table);
 
 /* Adds one shard (catalog row, node tables, foreign tables) to a range or list group. */

@@ -33,7 +33,7 @@ typedef struct Dropped
 	char	   *type;
 	char	   *schema;
 	char	   *name;			/* of the table or index */
-	char	   *part;			/* of the column or constraint, or NULL */
+	char	   *part;			/* of the column, constraint or trigger, or NULL */
 } Dropped;
 
 static char *
@@ -56,7 +56,7 @@ read_dropped(void)
 	level = dbscale_ddl_set_safe_path();
 	SPI_execute("SELECT objid, objsubid, object_type, address_names[1], address_names[2], address_names[3] "
 				"FROM pg_catalog.pg_event_trigger_dropped_objects() "
-				"WHERE object_type IN ('table', 'table column', 'table constraint', 'index')", false, 0);
+				"WHERE object_type IN ('table', 'table column', 'table constraint', 'index', 'trigger')", false, 0);
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
 		HeapTuple	tuple = SPI_tuptable->vals[i];
@@ -307,6 +307,39 @@ drop_parts(List *all)
 	}
 }
 
+/*
+ * A reference table cannot do without its triggers, which write to the copies, and
+ * its primary key, by which they find the rows.
+ */
+static void
+check_reference_tables(List *all)
+{
+	ListCell   *lc;
+
+	foreach(lc, all)
+	{
+		Dropped    *dropped = lfirst(lc);
+		bool		trigger = strcmp(dropped->type, "trigger") == 0;
+		Oid			relid = get_namespace_oid(dropped->schema, true);
+		const DistributedTable *table;
+
+		if (trigger ? !dbscale_ddl_is_replication_trigger(dropped->part) :
+			strcmp(dropped->type, "table constraint") != 0)
+			continue;
+		relid = OidIsValid(relid) ? get_relname_relid(dropped->name, relid) : InvalidOid;
+		table = OidIsValid(relid) ? dbscale_catalog_table(relid) : NULL;
+		if (table == NULL || !table->is_reference || (!trigger && dbscale_ddl_has_primary_key(relid)))
+			continue;
+		ereport(ERROR,
+				(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
+				 trigger ?
+				 errmsg("cannot drop trigger \"%s\" of reference table \"%s\"", dropped->part, dropped->name) :
+				 errmsg("cannot drop the primary key of reference table \"%s\"", dropped->name),
+				 errdetail("Without it, changes would not reach the copies on the nodes."),
+				 errhint("Use dbscale.undistribute_table() first.")));
+	}
+}
+
 Datum
 dbscale_on_drop(PG_FUNCTION_ARGS)
 {
@@ -329,6 +362,7 @@ dbscale_on_drop(PG_FUNCTION_ARGS)
 		if (strcmp(dropped->type, "table") == 0 && is_registered(dropped->oid))
 			tables = lappend(tables, dropped);
 	}
+	check_reference_tables(all);
 	if (tables)
 		drop_tables(tables);
 	drop_parts(all);

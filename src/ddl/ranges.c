@@ -67,6 +67,8 @@ checked_step(const char *step, Oid type)
 {
 	char	   *problem;
 
+	/* its errors are the type's, about the text alone */
+	(void) canonical(is_time_type(type) ? INTERVALOID : NUMERICOID, step);
 	if (is_time_type(type))
 		problem = dbscale_ddl_query_value(
 			psprintf("SELECT CASE WHEN s <= interval '0' THEN 'The step must be greater than zero.'"
@@ -247,11 +249,18 @@ dbscale_ddl_parse_lists(Oid type, const char *bounds)
 {
 	List	   *rows;
 	List	   *lists = NIL;
+	char	   *other;
 	ListCell   *lc;
 
 	if (dbscale_ddl_query_value(psprintf("SELECT 1 WHERE jsonb_typeof(%s::jsonb) = 'object'",
 										 quote_literal_cstr(bounds))) == NULL)
 		bad_bounds("They are not an object.", LIST_HINT);
+	other = dbscale_ddl_query_value(
+		psprintf("SELECT format('There is no member \"%%s\" of the list \"%%s\".', m, key) FROM jsonb_each(%s::jsonb),"
+				 " LATERAL jsonb_object_keys(CASE WHEN jsonb_typeof(value) = 'object' THEN value ELSE '{}' END) m"
+				 " WHERE m NOT IN ('values', 'node') LIMIT 1", quote_literal_cstr(bounds)));
+	if (other != NULL)
+		bad_bounds(other, LIST_HINT);
 	rows = dbscale_ddl_query_rows(
 		psprintf("SELECT key, CASE WHEN jsonb_typeof(value) = 'object' THEN value -> 'values' ELSE value END,"
 				 " CASE WHEN jsonb_typeof(value) = 'object' THEN value ->> 'node' END"

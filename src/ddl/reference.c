@@ -75,6 +75,27 @@ static const char *const trigger_names[] = {
 	"dbscale_replicate", "dbscale_replicate_end", "dbscale_replicate_truncate"
 };
 
+bool
+dbscale_ddl_is_replication_trigger(const char *name)
+{
+	for (int i = 0; i < lengthof(trigger_names); i++)
+		if (strcmp(name, trigger_names[i]) == 0)
+			return true;
+	return false;
+}
+
+bool
+dbscale_ddl_has_primary_key(Oid relid)
+{
+	Relation	rel = table_open(relid, NoLock);
+	bool		has;
+
+	(void) RelationGetIndexList(rel);	/* sets rd_pkindex */
+	has = OidIsValid(rel->rd_pkindex);
+	table_close(rel, NoLock);
+	return has;
+}
+
 /* All nodes; an error if one cannot take part. */
 static List *
 require_all_nodes(Oid relid)

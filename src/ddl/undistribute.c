@@ -64,6 +64,23 @@ require_enabled(const DistributedTable *table)
 		(void) dbscale_catalog_require_node(NameStr(table->group->shards[i].node->name), true);
 }
 
+/*
+ * The relcache keeps the entry of a table made in this transaction, and with it the
+ * partition key, over a ROLLBACK TO.  Were the table distributed in another way inside
+ * the savepoint, the rows would be routed by the key that was rolled back.
+ */
+static void
+check_savepoint(Relation rel)
+{
+	if (GetCurrentTransactionNestLevel() > 1 && rel->rd_createSubid != InvalidSubTransactionId &&
+		rel->rd_createSubid != GetCurrentSubTransactionId())
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("cannot undistribute table \"%s\" in a savepoint", RelationGetRelationName(rel)),
+				 errdetail("The table was created in the same transaction, before the savepoint."),
+				 errhint("Commit first, or release the savepoint.")));
+}
+
 static Undistribution *
 examine(const DistributedTable *table)
 {
@@ -304,10 +321,13 @@ dbscale_undistribute_table(PG_FUNCTION_ARGS)
 {
 	Oid			relid = PG_GETARG_OID(0);
 	const DistributedTable *table;
+	Relation	rel;
 	Oid			user;
 	int			context;
 
-	table_close(dbscale_ddl_open_for_command(relid, "undistribute"), NoLock);
+	rel = dbscale_ddl_open_for_command(relid, "undistribute");
+	check_savepoint(rel);
+	table_close(rel, NoLock);
 	GetUserIdAndSecContext(&user, &context);
 	SetUserIdAndSecContext(dbscale_extension_owner(), context | SECURITY_LOCAL_USERID_CHANGE);
 	table = dbscale_catalog_require_table(relid);

@@ -280,7 +280,10 @@ set_schema(UtilityCall *call)
 		dbscale_alter_refresh_foreign_keys(relid, NULL, NULL);
 }
 
-/* A trigger of ours on a shard's foreign table would be lost with it. */
+/*
+ * A trigger on a shard's foreign table would be lost with it.  Core takes transition
+ * tables here, and then fails every statement that would have to fill them.
+ */
 static void
 create_trigger(UtilityCall *call)
 {
@@ -294,6 +297,8 @@ create_trigger(UtilityCall *call)
 						stmt->relation->relname),
 				 errdetail("PostgreSQL cannot fill them from foreign partitions."),
 				 errhint("Use a row trigger without transition tables.")));
+	if (table && table->is_reference && stmt->replace && dbscale_ddl_is_replication_trigger(stmt->trigname))
+		dbscale_utility_refuse(table->relid, "CREATE OR REPLACE TRIGGER of dbscale's triggers", NULL);
 	dbscale_utility_core(call);
 }
 
