@@ -68,6 +68,8 @@ ALTER TABLE h OF pg_class;
 CREATE TABLE bad (a int, d date, t text);
 SELECT dbscale.distribute_table('bad', 'a', 'range', step => 'abc');
 SELECT dbscale.distribute_table('bad', 'd', 'range', step => 'abc');
+INSERT INTO bad (d) VALUES ('-infinity');         -- was a crash: no range at all
+SELECT dbscale.distribute_table('bad', 'd', 'range', step => '1 month');
 SELECT dbscale.distribute_table('bad', 't', 'list', bounds => '{"eu": {"values": ["x"], "nodes": "attack1"}}');
 SELECT * FROM dbscale.check();
 

@@ -130,6 +130,8 @@ series(Oid type, const char *step, const char *start, const char *more, int extr
 				 " WHERE %s ORDER BY i",
 				 key_type, end, key_type, start, arithmetic, DBSCALE_HASH_MODULUS,
 				 step, unit, extra, step, unit, more));
+	if (rows == NIL)
+		bad_bounds("They make no range.", RANGE_HINT);
 	if (list_length(rows) > DBSCALE_HASH_MODULUS)
 		ereport(ERROR,
 				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
@@ -143,6 +145,20 @@ series(Oid type, const char *step, const char *start, const char *more, int extr
 		ranges = lappend(ranges, make_range(type, row[0], row[1]));
 	}
 	return ranges;
+}
+
+/* No number of steps leads to infinity. */
+static void
+check_finite(const char *value)
+{
+	if (dbscale_ddl_query_value(psprintf("SELECT 1 WHERE lower(%s) IN ('infinity', '-infinity', 'nan')",
+										 quote_literal_cstr(value))) == NULL)
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("the ranges of the table have no end"),
+			 errdetail("The shard key of a row is %s.", value),
+			 errhint("Change the row, or choose another strategy.")));
 }
 
 /* Ranges over what the rows hold, or around now or zero, and some ahead. */
@@ -162,6 +178,8 @@ derived_ranges(Oid relid, const char *key, Oid type, const char *step)
 		low = high = "0";
 	if (extremes[0] != NULL)
 	{
+		check_finite(extremes[0]);
+		check_finite(extremes[1]);
 		low = psprintf("%s::%s", quote_literal_cstr(extremes[0]), format_type_be_qualified(type));
 		high = psprintf("%s::%s", quote_literal_cstr(extremes[1]), format_type_be_qualified(type));
 	}
