@@ -271,6 +271,20 @@ register_node(const char *node, Oid serverid, Oid userid, bool local)
 	dbscale_ddl_copy_references_to(dbscale_catalog_require_node(node, true));
 }
 
+/*
+ * An error is logged with the statement, and the statement has a password: not while
+ * this lasts.  It ends with AtEOXact_GUC, or with the transaction.
+ */
+static int
+hide_statement(void)
+{
+	int			level = NewGUCNestLevel();
+
+	(void) set_config_option("log_min_error_statement", "panic", PGC_SUSET, PGC_S_SESSION,
+							 GUC_ACTION_SAVE, true, 0, false);
+	return level;
+}
+
 Datum
 dbscale_add_node(PG_FUNCTION_ARGS)
 {
@@ -281,6 +295,7 @@ dbscale_add_node(PG_FUNCTION_ARGS)
 	List	   *server = NIL;
 	List	   *mapping = NIL;
 	Oid			serverid;
+	int			level = hide_statement();
 
 	require_superuser("add a node");
 	if (port < 1 || port > 65535)
@@ -301,6 +316,7 @@ dbscale_add_node(PG_FUNCTION_ARGS)
 	set_mapping(node, GetUserId(), mapping);
 	dbscale_node_check(node, serverid, GetUserId());
 	register_node(node, serverid, GetUserId(), false);
+	AtEOXact_GUC(true, level);
 	PG_RETURN_VOID();
 }
 
@@ -538,6 +554,7 @@ dbscale_grant_node_access(PG_FUNCTION_ARGS)
 	Oid			roleid;
 	char	   *remote_user = PG_ARGISNULL(1) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(1));
 	char	   *password = PG_ARGISNULL(2) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(2));
+	int			level = hide_statement();
 	ListCell   *lc;
 
 	if (PG_ARGISNULL(0))
@@ -565,5 +582,6 @@ dbscale_grant_node_access(PG_FUNCTION_ARGS)
 									 quote_identifier(name),
 									 quote_identifier(GetUserNameFromId(roleid, false))));
 	}
+	AtEOXact_GUC(true, level);
 	PG_RETURN_VOID();
 }
