@@ -97,6 +97,41 @@ extern Oid	GetNewRelFileNumber(Oid reltablespace, Relation pg_class, char relper
 #include "commands/explain.h"
 #endif
 
+/*
+ * 18: a query with GROUP BY has a range table entry for its grouped expressions, and
+ * its target list speaks of that.  As before 18 again, in place:
+ */
+#include "nodes/parsenodes.h"
+#if PG_VERSION_NUM >= 180000
+#include "nodes/makefuncs.h"
+#include "optimizer/optimizer.h"
+#define DBSCALE_HAS_GROUP_ENTRIES true
+static inline void
+dbscale_flatten_groups(Query *query)
+{
+	ListCell   *lc;
+
+	if (!query->hasGroupRTE)
+		return;
+	query->targetList = (List *) flatten_group_exprs(NULL, query, (Node *) query->targetList);
+	query->havingQual = flatten_group_exprs(NULL, query, query->havingQual);
+	foreach(lc, query->rtable)
+	{
+		RangeTblEntry *rte = lfirst_node(RangeTblEntry, lc);
+
+		if (rte->rtekind != RTE_GROUP)
+			continue;
+		rte->rtekind = RTE_RESULT;
+		rte->groupexprs = NIL;
+		rte->eref = makeAlias(rte->eref->aliasname, NIL);
+	}
+	query->hasGroupRTE = false;
+}
+#else
+#define DBSCALE_HAS_GROUP_ENTRIES false
+#define dbscale_flatten_groups(query) ((void) 0)
+#endif
+
 /* 18: pg_noreturn, before the declaration, took the place of pg_attribute_noreturn() */
 #ifndef pg_noreturn
 #define pg_noreturn pg_attribute_noreturn()

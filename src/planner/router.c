@@ -565,6 +565,21 @@ add_dependencies(PlannedStmt *plan)
 	}
 }
 
+/* A copy in which no level has 18's entry for grouped expressions. */
+static Node *
+without_group_entries(Node *node, void *context)
+{
+	Query	   *query;
+
+	if (node == NULL)
+		return NULL;
+	if (!IsA(node, Query))
+		return expression_tree_mutator(node, without_group_entries, context);
+	query = query_tree_mutator((Query *) node, without_group_entries, context, 0);
+	dbscale_flatten_groups(query);
+	return (Node *) query;
+}
+
 PlannedStmt *
 dbscale_router_plan(Query *query, int cursor_options, const char **reason)
 {
@@ -579,6 +594,8 @@ dbscale_router_plan(Query *query, int cursor_options, const char **reason)
 	*reason = check_statement(query, cursor_options);
 	if (*reason)
 		return NULL;
+	if (DBSCALE_HAS_GROUP_ENTRIES)
+		query = (Query *) without_group_entries((Node *) query, NULL);
 	if (check_queries((Node *) query, &context))
 	{
 		*reason = context.reason;
