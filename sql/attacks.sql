@@ -105,6 +105,37 @@ SELECT count(*) FROM posts WHERE k = 1;
 UPDATE posts SET likes = 0 WHERE k = 2;
 \set VERBOSITY default
 
+-- a cursor from before a savepoint keeps its rows, also those on their way
+INSERT INTO posts SELECT i, i, 1 FROM generate_series(1000, 3999) i;
+BEGIN;
+DECLARE c CURSOR FOR SELECT 'row 3024' FROM posts;
+SAVEPOINT a;
+MOVE 1 IN c;
+ROLLBACK TO a;
+MOVE 3022 IN c;
+FETCH 1 FROM c;
+ROLLBACK;
+
+-- a query that has begun does not see what is written before its rows are fetched
+BEGIN;
+DECLARE one_shard CURSOR FOR SELECT likes FROM posts WHERE k = 1000;
+DECLARE every_shard CURSOR FOR SELECT likes FROM posts WHERE id BETWEEN 1000 AND 1002;
+SAVEPOINT a;
+UPDATE posts SET likes = 5 WHERE k = 1000;
+UPDATE posts SET likes = 5;
+FETCH ALL FROM one_shard;
+ROLLBACK TO a;
+FETCH ALL FROM every_shard;
+ROLLBACK;
+
+-- a stable function sees what its statement saw at first, a volatile one what was done
+CREATE FUNCTION likes_then(bigint) RETURNS bigint STABLE LANGUAGE plpgsql AS 'BEGIN RETURN (SELECT sum(likes) FROM posts WHERE k = $1); END';
+CREATE FUNCTION likes_now(bigint) RETURNS bigint VOLATILE LANGUAGE plpgsql AS 'BEGIN RETURN (SELECT sum(likes) FROM posts WHERE k = $1); END';
+BEGIN;
+INSERT INTO posts SELECT 1000, i, likes_then(1000) FROM generate_series(1, 3) i RETURNING likes;
+INSERT INTO posts SELECT 1001, i, likes_now(1001) FROM generate_series(1, 3) i RETURNING likes;
+ROLLBACK;
+
 SET client_min_messages = warning;
 DROP SCHEMA attacks CASCADE;
 DROP OWNED BY attack_alice, attack_bob;

@@ -13,6 +13,7 @@
 #include "foreign/fdwapi.h"
 #include "lib/stringinfo.h"
 #include "nodes/execnodes.h"
+#include "utils/resowner.h"
 
 /* ---- convert.c: values on the wire, in COPY, parameters and results ---- */
 
@@ -118,7 +119,9 @@ typedef struct PlanRun
 	List	   *loaders;		/* of ShardLoader * */
 	struct HTAB *written;		/* rows written by this statement: see modify.c */
 	WriteQueue *queue;			/* see writes.c; NULL until it is needed */
-	bool		reading;		/* sending a scan, which must not see the run's own writes */
+	ResourceOwner owner;		/* of the portal or function that runs it */
+	void		(*send_router) (void *arg);	/* of a plan that is one router scan */
+	void	   *router;			/* its argument */
 	bool		sent;			/* the scans that could be sent ahead have been */
 	bool		use_known;
 	bool		alone;			/* outside a transaction block: reads may go without BEGIN */
@@ -156,10 +159,20 @@ struct ForeignScanRun
 };
 
 extern PlanRun *dbscale_run_get(EState *estate);
+/* The nesting level of the transaction that what the plan reads belongs to. */
+extern int	dbscale_run_nest_level(EState *estate);
 /* Fill in what scans and direct modifications have in common, and register. */
 extern ForeignScanRun *dbscale_run_add_scan(ForeignScanState *node, List *fdw_private, bool direct);
 /* Send this scan, and with it every other that can go now. */
 extern void dbscale_run_send(ForeignScanRun *scan);
+/*
+ * A connection to read through, for what the plan's snapshot sees: writes of statements
+ * that are still running, put off so far, stay so where it does not see them.
+ */
+extern RemoteConnection *dbscale_run_connection(EState *estate, Oid serverid, Oid userid,
+												RemoteUse use);
+/* Is what this run writes seen by whoever is about to read now? */
+extern bool dbscale_run_is_visible(PlanRun *writer);
 /* Every scan sees the data as they were before: send them first. */
 extern void dbscale_run_before_write(PlanRun *run);
 extern void dbscale_run_note_write(PlanRun *run, Oid foreign_table);

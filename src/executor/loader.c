@@ -620,8 +620,7 @@ flush_pending(void *arg)
 {
 	ShardLoader *loader = arg;
 
-	/* the run's own scans are not to see its rows */
-	if (loader->run == NULL || !loader->run->reading)
+	if (loader->run == NULL || dbscale_run_is_visible(loader->run))
 		dbscale_loader_flush(loader);
 }
 

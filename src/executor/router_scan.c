@@ -32,6 +32,7 @@ typedef struct RouterScanState
 	int			shard;			/* -1 until the key is known */
 	RemoteStatement *statement; /* NULL until sent */
 	bool		done;
+	PlanRun    *run;			/* NULL under EXPLAIN */
 	RowReader  *reader;
 	ParamSet   *params;
 	MemoryContext row_context;	/* values of the current row */
@@ -88,6 +89,21 @@ all_columns(TupleDesc desc)
 	return columns;
 }
 
+static void send_statement(RouterScanState *state);
+
+/* Somebody else is about to write what this scan has not read yet. */
+static void
+send_ahead(void *arg)
+{
+	RouterScanState *state = arg;
+
+	if (state->statement == NULL && !state->done)
+	{
+		send_statement(state);
+		dbscale_remote_belongs_to(state->statement, 1);
+	}
+}
+
 static void
 begin_router_scan(CustomScanState *node, EState *estate, int eflags)
 {
@@ -107,6 +123,14 @@ begin_router_scan(CustomScanState *node, EState *estate, int eflags)
 	state->params->params.types = param_types(state);
 	state->reader = dbscale_row_reader_create(desc, all_columns(desc), true,
 											  get_rel_name(state->task->key_table));
+	if (eflags & EXEC_FLAG_EXPLAIN_ONLY)
+		return;
+	state->run = dbscale_run_get(estate);
+	if (state->task->command == CMD_SELECT)
+	{
+		state->run->send_router = send_ahead;
+		state->run->router = state;
+	}
 }
 
 /* Every expression of the plan, computed once: a key may be volatile (nextval). */
@@ -219,10 +243,15 @@ send_statement(RouterScanState *state)
 	if (state->reader->binary && task->has_result)
 		flags |= REMOTE_BINARY;
 
-	conn = dbscale_transaction_connection(shard_node(task->key_table, state->shard)->serverid,
-										  user, remote_use(state));
+	if (task->command == CMD_SELECT)
+		state->run->send_router = NULL;
+	else
+		dbscale_run_before_write(state->run);
+	conn = dbscale_run_connection(estate, shard_node(task->key_table, state->shard)->serverid,
+								  user, remote_use(state));
 	state->statement = dbscale_remote_send(conn, sql, params, flags,
 										   get_rel_name(shard_table(task->key_table, state->shard)));
+	dbscale_remote_belongs_to(state->statement, dbscale_run_nest_level(estate));
 	MemoryContextSwitchTo(old);
 }
 

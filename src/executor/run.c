@@ -80,11 +80,27 @@ dbscale_run_get(EState *estate)
 	run = MemoryContextAllocZero(estate->es_query_cxt, sizeof(PlanRun));
 	callback = MemoryContextAlloc(estate->es_query_cxt, sizeof(MemoryContextCallback));
 	run->estate = estate;
+	run->owner = CurrentResourceOwner;
 	callback->func = forget_run;
 	callback->arg = run;
 	dlist_push_head(&runs, &run->node);
 	MemoryContextRegisterResetCallback(estate->es_query_cxt, callback);
 	return run;
+}
+
+/*
+ * A cursor that was declared before a savepoint outlives its rollback, and keeps the
+ * rows that are fetched meanwhile.  Which level it is of is not known, so all levels
+ * keep them.
+ */
+int
+dbscale_run_nest_level(EState *estate)
+{
+	if (ActivePortal != NULL && ActivePortal->queryDesc != NULL &&
+		ActivePortal->queryDesc->estate == estate &&
+		ActivePortal->createSubid != GetCurrentSubTransactionId())
+		return 1;
+	return GetCurrentTransactionNestLevel();
 }
 
 /* ---- registration ---- */
@@ -298,6 +314,36 @@ use_for_scan(ForeignScanRun *scan)
 	return statements == 1 ? REMOTE_READ_ALONE : REMOTE_READ_STABLE;
 }
 
+/* ---- what a reader sees ---- */
+
+/* The command from which on the one who is reading now sees nothing; else invalid. */
+static CommandId reader = InvalidCommandId;
+
+bool
+dbscale_run_is_visible(PlanRun *writer)
+{
+	return reader == InvalidCommandId || writer->estate->es_output_cid < reader;
+}
+
+RemoteConnection *
+dbscale_run_connection(EState *estate, Oid serverid, Oid userid, RemoteUse use)
+{
+	CommandId	outer = reader;
+	RemoteConnection *conn;
+
+	PG_TRY();
+	{
+		reader = estate->es_snapshot ? estate->es_snapshot->curcid : InvalidCommandId;
+		conn = dbscale_transaction_connection(serverid, userid, use);
+	}
+	PG_FINALLY();
+	{
+		reader = outer;
+	}
+	PG_END_TRY();
+	return conn;
+}
+
 /* ---- sending ---- */
 
 static const RemoteParams *
@@ -346,15 +392,18 @@ send_statement(ForeignScanRun *scan, RemoteUse use)
 {
 	RemoteConnection *conn;
 	const RemoteParams *params = REMOTE_NO_PARAMS;
+	EState	   *estate = scan->run->estate;
 	MemoryContext caller;
 
 	if (scan->params != NULL)
 		params = evaluate_params(scan);
-	scan->run->reading = scan->result_rel == NULL;
-	conn = dbscale_transaction_connection(scan->serverid, scan->userid, use);
-	scan->run->reading = false;
-	caller = MemoryContextSwitchTo(scan->run->estate->es_query_cxt);
+	if (scan->result_rel == NULL)
+		conn = dbscale_run_connection(estate, scan->serverid, scan->userid, use);
+	else
+		conn = dbscale_transaction_connection(scan->serverid, scan->userid, use);
+	caller = MemoryContextSwitchTo(estate->es_query_cxt);
 	scan->statement = dbscale_remote_send(conn, scan->sql, params, scan->flags, scan->label);
+	dbscale_remote_belongs_to(scan->statement, dbscale_run_nest_level(estate));
 	MemoryContextSwitchTo(caller);
 	scan->at_start = true;
 	scan->at_end = false;
@@ -461,10 +510,41 @@ dbscale_run_send(ForeignScanRun *scan)
 		send_scan(scan);
 }
 
+/* What another run has not read yet it is to read as it is before this write. */
+static void
+send_for_other_run(PlanRun *run)
+{
+	ResourceOwner owner = CurrentResourceOwner;
+	ListCell   *lc;
+
+	CurrentResourceOwner = run->owner;
+	if (run->send_router)
+		run->send_router(run->router);
+	send_all_scans(run);
+	/* the other one is further out, perhaps a cursor from before a savepoint */
+	foreach(lc, run->scans)
+	{
+		ForeignScanRun *scan = lfirst(lc);
+
+		if (scan->statement != NULL)
+			dbscale_remote_belongs_to(scan->statement, 1);
+	}
+	CurrentResourceOwner = owner;
+}
+
 void
 dbscale_run_before_write(PlanRun *run)
 {
+	dlist_iter	iter;
+
 	send_all_scans(run);
+	dlist_foreach(iter, &runs)
+	{
+		PlanRun    *other = dlist_container(PlanRun, node, iter.cur);
+
+		if (other != run && (!other->sent || other->send_router))
+			send_for_other_run(other);
+	}
 }
 
 void

@@ -160,7 +160,7 @@ flush_queue(void *arg)
 {
 	WriteQueue *queue = arg;
 
-	if (!queue->run->reading)
+	if (dbscale_run_is_visible(queue->run))
 		dbscale_writes_flush(queue->run);
 }
 

@@ -188,21 +188,30 @@ is_over(const RemoteWait *wait)
 	return wait->deadline != 0 && GetCurrentTimestamp() >= wait->deadline;
 }
 
+static bool
+has_outer_item(RemoteConnection *conn, int nest_level)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &conn->queue)
+	{
+		if (dlist_container(QueueItem, node, iter.cur)->nest_level < nest_level)
+			return true;
+	}
+	return false;
+}
+
 /*
- * Statements sent at an outer level of the local transaction are still wanted:
- * take in their rows.  What is newer belongs to nobody any more.
+ * Statements of an outer level of the local transaction are still wanted: take in
+ * their rows.  What is newer belongs to nobody any more.
  */
 static bool
 rescue_outer_statements(RemoteConnection *conn, int nest_level, const RemoteWait *wait)
 {
-	while (!remote_is_idle(conn))
+	while (has_outer_item(conn, nest_level))
 	{
-		QueueItem  *item = dlist_head_element(QueueItem, node, &conn->queue);
-		RemoteStep	step;
+		RemoteStep	step = remote_step(conn, NULL, wait);
 
-		if (item->nest_level >= nest_level)
-			break;
-		step = remote_step(conn, NULL, wait);
 		if (step == STEP_BROKEN || step == STEP_BUSY)
 			return false;
 	}
@@ -219,7 +228,10 @@ disown_statements(RemoteConnection *conn)
 		QueueItem  *item = dlist_container(QueueItem, node, iter.cur);
 
 		if (item->statement)
+		{
 			item->statement->item = NULL;
+			item->statement->disowned = true;
+		}
 		item->statement = NULL;
 	}
 }

@@ -140,6 +140,7 @@ struct RemoteStatement
 	int			flags;
 	char	   *label;
 	bool		drop_rows;		/* only the count is wanted */
+	bool		disowned;		/* cancelled before all of its rows were here */
 	RemoteError *error;
 	uint64		count;
 	char		tag[64];

@@ -84,6 +84,11 @@ extern bool dbscale_remote_next_row(RemoteStatement *stmt, RemoteRow *row);
 extern uint64 dbscale_remote_finish(RemoteStatement *stmt);
 /* The command tag, once read to the end. */
 extern const char *dbscale_remote_tag(RemoteStatement *stmt);
+/*
+ * The statement's reader was there at this nesting level of the transaction already:
+ * its rows survive the rollback of deeper ones.
+ */
+extern void dbscale_remote_belongs_to(RemoteStatement *stmt, int nest_level);
 /* Back to the first row; needs REMOTE_KEEP_ROWS. */
 extern void dbscale_remote_rewind(RemoteStatement *stmt);
 /* Done with it: what is still unread is discarded (drained when something else needs the connection). */

@@ -303,6 +303,12 @@ dbscale_remote_next_row(RemoteStatement *stmt, RemoteRow *row)
 		(void) remote_step(stmt->conn, stmt, &wait);
 	}
 	raise_statement_error(stmt);
+	if (stmt->disowned)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_CURSOR_STATE),
+				 errmsg("the rest of the rows is lost"),
+				 errdetail("A savepoint was rolled back while the rows were on their way."),
+				 errhint("Run the query again.")));
 	return false;
 }
 
@@ -322,6 +328,13 @@ const char *
 dbscale_remote_tag(RemoteStatement *stmt)
 {
 	return stmt->tag;
+}
+
+void
+dbscale_remote_belongs_to(RemoteStatement *stmt, int nest_level)
+{
+	if (stmt->item)
+		stmt->item->nest_level = Min(stmt->item->nest_level, nest_level);
 }
 
 void
