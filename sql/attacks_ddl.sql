@@ -64,6 +64,11 @@ ALTER TABLE local ADD COLUMN h int REFERENCES h;
 ALTER TABLE h SET WITHOUT CLUSTER;
 ALTER TABLE h OF pg_class;
 
+-- the catalog is the only map to the rows
+DROP EXTENSION dbscale CASCADE;
+DROP EXTENSION IF EXISTS postgres_fdw CASCADE;
+DROP SCHEMA dbscale CASCADE;
+
 -- steps and bounds that say nothing, or what nobody meant
 CREATE TABLE bad (a int, d date, t text);
 SELECT dbscale.distribute_table('bad', 'a', 'range', step => 'abc');

@@ -167,6 +167,34 @@ refuse_node_server(const char *name, const char *command)
 				 errhint("Use dbscale.remove_node() and dbscale.add_node().")));
 }
 
+/*
+ * With CASCADE, these would drop the catalog and the foreign tables, and leave the
+ * rows on the nodes where nothing finds them again.
+ */
+static void
+refuse_drop_of_everything(DropStmt *stmt)
+{
+	ListCell   *lc;
+
+	if (stmt->behavior != DROP_CASCADE ||
+		dbscale_ddl_query_value("SELECT 1 FROM dbscale.distributed_table LIMIT 1") == NULL)
+		return;
+	foreach(lc, stmt->objects)
+	{
+		const char *name = strVal(lfirst(lc));
+
+		if (strcmp(name, DBSCALE_SCHEMA) != 0 &&
+			(stmt->removeType == OBJECT_SCHEMA || strcmp(name, "postgres_fdw") != 0))
+			continue;
+		ereport(ERROR,
+				(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
+				 errmsg("cannot drop %s \"%s\" while there are distributed tables",
+						stmt->removeType == OBJECT_SCHEMA ? "schema" : "extension", name),
+				 errdetail("Their rows are on the nodes, and only the catalog says where."),
+				 errhint("Use dbscale.undistribute_table() or DROP TABLE on each of them first.")));
+	}
+}
+
 /* DROP: what it drops is carried by the event trigger. */
 static void
 drop_objects(UtilityCall *call)
@@ -177,6 +205,8 @@ drop_objects(UtilityCall *call)
 	if (stmt->removeType == OBJECT_TABLE || stmt->removeType == OBJECT_FOREIGN_TABLE ||
 		stmt->removeType == OBJECT_INDEX)
 		check_drop_tables(stmt);
+	else if (stmt->removeType == OBJECT_EXTENSION || stmt->removeType == OBJECT_SCHEMA)
+		refuse_drop_of_everything(stmt);
 	else if (stmt->removeType == OBJECT_FOREIGN_SERVER)
 		foreach(lc, stmt->objects)
 			refuse_node_server(strVal(lfirst(lc)), "DROP SERVER");
