@@ -64,6 +64,33 @@ ALTER TABLE local ADD COLUMN h int REFERENCES h;
 ALTER TABLE h SET WITHOUT CLUSTER;
 ALTER TABLE h OF pg_class;
 
+-- foreign keys: validated later, dropped with the key they need
+CREATE TABLE par (a int PRIMARY KEY, x int, UNIQUE (a, x));
+CREATE TABLE chi (a int, x int, PRIMARY KEY (a, x));
+SELECT dbscale.distribute_table('par', 'a', shard_count => 2);
+SELECT dbscale.distribute_table('chi', 'a', colocate_with => 'par');
+INSERT INTO chi VALUES (1, 1);
+ALTER TABLE chi ADD CONSTRAINT c1 FOREIGN KEY (a) REFERENCES par (a) NOT VALID,
+    ADD CONSTRAINT c2 FOREIGN KEY (a, x) REFERENCES par (a, x) NOT VALID;
+\set VERBOSITY terse
+ALTER TABLE chi VALIDATE CONSTRAINT c1;
+INSERT INTO par VALUES (1, 1);
+ALTER TABLE chi VALIDATE CONSTRAINT c1;
+SELECT name, definition FROM dbscale.foreign_key ORDER BY 1;
+SELECT DISTINCT result FROM dbscale.run_on_shards('chi',
+    'SELECT string_agg(conname || convalidated, '','' ORDER BY conname) FROM pg_constraint WHERE conrelid = ''%s''::regclass AND contype = ''f''');
+ALTER TABLE par DROP CONSTRAINT par_a_x_key;
+ALTER TABLE par DROP COLUMN x;
+\set VERBOSITY default
+ALTER TABLE par DROP CONSTRAINT par_a_x_key CASCADE;
+SELECT name, definition FROM dbscale.foreign_key ORDER BY 1;
+ALTER TABLE par ADD UNIQUE (a, x);
+ALTER TABLE chi ADD CONSTRAINT c2 FOREIGN KEY (a, x) REFERENCES par (a, x);
+ALTER TABLE par DROP COLUMN x CASCADE;
+SELECT name, definition FROM dbscale.foreign_key ORDER BY 1;
+SELECT * FROM dbscale.check();
+DROP TABLE par, chi;
+
 -- the catalog is the only map to the rows
 DROP EXTENSION dbscale CASCADE;
 DROP EXTENSION IF EXISTS postgres_fdw CASCADE;

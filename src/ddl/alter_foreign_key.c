@@ -289,6 +289,16 @@ dbscale_alter_drop_foreign_key(const DistributedTable *table, const char *name)
 }
 
 void
+dbscale_alter_validate_foreign_key(const DistributedTable *table, const char *name)
+{
+	LockRelationOid(table->relid, ShareUpdateExclusiveLock);
+	dbscale_ddl_run_on_shards(table, psprintf("ALTER TABLE %%s VALIDATE CONSTRAINT %s",
+											  dbscale_ddl_escape_percent(quote_identifier(name))));
+	dbscale_ddl_execute_as_owner(psprintf("UPDATE dbscale.foreign_key SET definition = regexp_replace(definition, ' NOT VALID$', '')"
+										  " WHERE relation = %u AND name = %s", table->relid, quote_literal_cstr(name)));
+}
+
+void
 dbscale_alter_rename_foreign_key(const DistributedTable *table, const char *from, const char *to)
 {
 	LockRelationOid(table->relid, AccessExclusiveLock);
@@ -381,6 +391,53 @@ dbscale_alter_forget_column(Oid relid, const char *column, bool cascade)
 					 errhint("Use DROP ... CASCADE to drop the constraint too.")));
 		dbscale_ddl_execute_as_owner(psprintf("DELETE FROM dbscale.foreign_key WHERE relation = %u AND name = %s",
 											  row.relid, quote_literal_cstr(row.name)));
+		CommandCounterIncrement();
+	}
+}
+
+static bool
+is_unique_on(Oid index, Oid relid, List *columns)
+{
+	Relation	rel = index_open(index, AccessShareLock);
+	Form_pg_index form = rel->rd_index;
+	bool		same = form->indisunique && form->indnkeyatts == list_length(columns);
+
+	for (int i = 0; same && i < form->indnkeyatts; i++)
+		same = form->indkey.values[i] > 0 &&
+			position_of(columns, get_attname(relid, form->indkey.values[i], false)) >= 0;
+	index_close(rel, AccessShareLock);
+	return same;
+}
+
+static bool
+has_unique_index_on(Oid relid, List *columns)
+{
+	Relation	rel = table_open(relid, AccessShareLock);
+	List	   *indexes = RelationGetIndexList(rel);
+	bool		found = false;
+	ListCell   *lc;
+
+	foreach(lc, indexes)
+		found = found || is_unique_on(lfirst_oid(lc), relid, columns);
+	table_close(rel, NoLock);
+	return found;
+}
+
+void
+dbscale_alter_drop_unbacked_foreign_keys(Oid relid)
+{
+	ForeignKeyRow row;
+	int			position = 0;
+
+	while (read_row(relid, position, &row))
+	{
+		if (row.referenced != relid ||
+			has_unique_index_on(relid, parse_definition(row.definition)->pk_attrs))
+		{
+			position++;
+			continue;
+		}
+		dbscale_alter_drop_foreign_key(dbscale_catalog_require_table(row.relid), row.name);
 		CommandCounterIncrement();
 	}
 }

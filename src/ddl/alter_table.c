@@ -25,6 +25,7 @@ typedef enum FormAction
 	FORM_DROP_COLUMN,
 	FORM_ADD_CONSTRAINT,
 	FORM_DROP_CONSTRAINT,
+	FORM_VALIDATE_CONSTRAINT,
 	FORM_OWNER,
 	FORM_REFUSED
 } FormAction;
@@ -44,7 +45,7 @@ static const Form forms[] = {
 	{AT_DropNotNull, FORM_CARRIED, "DROP NOT NULL"},
 	{AT_AddConstraint, FORM_ADD_CONSTRAINT, "ADD CONSTRAINT"},
 	{AT_DropConstraint, FORM_DROP_CONSTRAINT, "DROP CONSTRAINT"},
-	{AT_ValidateConstraint, FORM_CARRIED, "VALIDATE CONSTRAINT"},
+	{AT_ValidateConstraint, FORM_VALIDATE_CONSTRAINT, "VALIDATE CONSTRAINT"},
 	{AT_ChangeOwner, FORM_OWNER, "OWNER TO"},
 	{AT_SetStatistics, FORM_LOCAL, "SET STATISTICS"},
 	{AT_SetOptions, FORM_LOCAL, "SET"},
@@ -93,6 +94,7 @@ typedef struct AlterPlan
 	AlterTableStmt *stmt;
 	List	   *add_foreign_keys;	/* of Constraint * */
 	List	   *drop_foreign_keys;	/* of char * */
+	List	   *validate_foreign_keys;	/* of char * */
 	bool		adds_unique;
 	Constraint *primary_key;
 	bool		changes_owner;
@@ -179,9 +181,20 @@ plan_add_constraint(AlterPlan *plan, AlterTableCmd *cmd)
 static bool
 plan_drop_constraint(AlterPlan *plan, AlterTableCmd *cmd)
 {
+	if (cmd->behavior == DROP_CASCADE)
+		dbscale_utility_cascade = true;
 	if (!dbscale_alter_has_foreign_key(plan->relid, cmd->name))
 		return true;
 	plan->drop_foreign_keys = lappend(plan->drop_foreign_keys, cmd->name);
+	return false;
+}
+
+static bool
+plan_validate(AlterPlan *plan, AlterTableCmd *cmd)
+{
+	if (!dbscale_alter_has_foreign_key(plan->relid, cmd->name))
+		return true;
+	plan->validate_foreign_keys = lappend(plan->validate_foreign_keys, cmd->name);
 	return false;
 }
 
@@ -210,6 +223,8 @@ plan_form(AlterPlan *plan, AlterTableCmd *cmd)
 			return plan_add_constraint(plan, cmd);
 		case FORM_DROP_CONSTRAINT:
 			return plan_drop_constraint(plan, cmd);
+		case FORM_VALIDATE_CONSTRAINT:
+			return plan_validate(plan, cmd);
 		case FORM_OWNER:
 			plan->changes_owner = true;
 			return true;
@@ -279,7 +294,7 @@ alter_distributed(UtilityCall *call, const DistributedTable *table)
 	plan.stmt = castNode(AlterTableStmt, dbscale_utility_own_statement(call));
 	only = !plan.stmt->relation->inh;
 	plan_forms(&plan);
-	if (plan.add_foreign_keys || plan.drop_foreign_keys || plan.adds_unique)
+	if (plan.add_foreign_keys || plan.drop_foreign_keys || plan.validate_foreign_keys || plan.adds_unique)
 		dbscale_utility_require_owner(plan.relid);
 
 	/* taken before our own lock, which core would take next: the parent comes first */
@@ -287,6 +302,8 @@ alter_distributed(UtilityCall *call, const DistributedTable *table)
 	before = dbscale_propagate_state(plan.relid);
 	foreach(lc, plan.drop_foreign_keys)
 		dbscale_alter_drop_foreign_key(table, lfirst(lc));
+	foreach(lc, plan.validate_foreign_keys)
+		dbscale_alter_validate_foreign_key(table, lfirst(lc));
 	if (plan.adds_unique && !table->is_reference && !only)
 		prepare_unique(&plan);
 	if (plan.stmt->cmds != NIL)

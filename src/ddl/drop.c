@@ -228,7 +228,11 @@ static void
 drop_constraint(const DistributedTable *table, const char *name)
 {
 	if (has_index_name(table->relid, name))
+	{
+		if (dbscale_utility_cascade)
+			dbscale_alter_drop_unbacked_foreign_keys(table->relid);
 		dbscale_ddl_run_for_shards(table, drop_key_command, (void *) name);
+	}
 	else
 		dbscale_ddl_run_on_shards(table, psprintf("ALTER TABLE %%s DROP CONSTRAINT IF EXISTS %s",
 												  dbscale_ddl_escape_percent(quote_identifier(name))));

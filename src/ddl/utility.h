@@ -52,6 +52,9 @@ extern void dbscale_alter_add_foreign_key(const DistributedTable *table, Constra
 extern bool dbscale_alter_has_foreign_key(Oid relid, const char *name);
 extern void dbscale_alter_drop_foreign_key(const DistributedTable *table, const char *name);
 extern void dbscale_alter_rename_foreign_key(const DistributedTable *table, const char *from, const char *to);
+extern void dbscale_alter_validate_foreign_key(const DistributedTable *table, const char *name);
+/* Drop the foreign keys to a table for whose columns it has no unique index any more. */
+extern void dbscale_alter_drop_unbacked_foreign_keys(Oid relid);
 /* After a table or schema was renamed, or a column (then from and to are not NULL). */
 extern void dbscale_alter_refresh_foreign_keys(Oid relid, const char *from, const char *to);
 /* Forget the foreign keys over a column that is gone; an error if others need it and not cascade. */
