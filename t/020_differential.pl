@@ -63,7 +63,7 @@ $node->safe_psql('postgres', "CREATE SCHEMA dist; SET search_path = dist; $table
 my $generator = QueryGenerator->new($seed);
 my @statements;
 push @statements, $generator->statement while @statements < $queries;
-my $script = "\\set VERBOSITY sqlstate\nSET statement_timeout = '20s';\nSET extra_float_digits = 0;\n";
+my $script = "\\set VERBOSITY sqlstate\nSET statement_timeout = '20s';\nSET extra_float_digits = 0;\nSET plan_cache_mode = force_generic_plan;\n";
 $script .= "\\echo #$_\n$statements[$_];\n" foreach 0 .. $#statements;
 
 sub answers

@@ -90,6 +90,7 @@ sub predicate
 	{
 		my $key = $scope->[0];
 		my $first = $key->{columns}[0];
+		return "$key->{alias}.$first->[0] = \$1" if $self->{prepared} && $first->[1] eq 'int';
 		return "$key->{alias}.$first->[0] = " . $self->constant($first->[1]);
 	}
 	if ($r < 64)
@@ -178,6 +179,14 @@ sub from_clause
 		my $source = "$table->{name} $table->{alias}";
 		$source = "(SELECT * FROM $table->{name} s WHERE " . $self->predicate([ { %$table, alias => 's' } ], 2)
 		  . ") $table->{alias}" if $self->chance(15);
+		if ($self->chance(8))
+		{
+			my @columns = map { "s.$_->[0]" } @{ $table->{columns} };
+			$source = "LATERAL (SELECT s.* FROM $table->{name} s WHERE "
+			  . $self->join_condition(\@scope, { %$table, alias => 's' })
+			  . ' ORDER BY ' . join(', ', @columns) . " LIMIT 2) $table->{alias}";
+			($join, $condition) = ($self->pick('JOIN', 'LEFT JOIN'), 'true');
+		}
 		$text .= " $join $source ON $condition";
 		push @scope, $table;
 	}
@@ -316,6 +325,33 @@ sub modification
 	return "INSERT INTO notes SELECT $number, 1, 'x' FROM $table m" . $self->where([$t]);
 }
 
+sub row_values
+{
+	my ($self, $id) = @_;
+	return '(' . join(', ', 1 + $self->pick_number(50), $id // 1 + $self->pick_number(200), "'new'", $self->pick_number(9),
+		$self->constant('date'), $self->pick('NULL', '1.5')) . ')';
+}
+
+sub insertion
+{
+	my ($self) = @_;
+	my $r = $self->pick_number(5);
+	my $returning = $self->chance(60) ? ' RETURNING *' : '';
+
+	return 'INSERT INTO posts VALUES ' . join(', ', map { $self->row_values } 0 .. $self->pick_number(6))
+	  . ($self->chance(70) ? ' ON CONFLICT DO NOTHING' : '') . $returning if $r < 2;
+	return 'INSERT INTO posts VALUES ' . $self->row_values . ' ON CONFLICT (user_id, id) DO UPDATE SET '
+	  . $self->pick('likes = posts.likes + 1', 'title = excluded.title, day = NULL', 'score = excluded.score')
+	  . $self->pick('', ' WHERE posts.likes > 5') . $returning if $r == 2;
+	my $other = $self->new_table;
+	my $where = $self->where([$other]);
+	my $number = $self->column([$other], 'int') // '7';
+	return "INSERT INTO likes SELECT $number, 1, $number, 1.5, " . ($self->column([$other], 'date') // 'NULL')
+	  . " FROM $other->{name} $other->{alias}$where$returning" if $r == 3;
+	return "WITH gone AS (DELETE FROM likes m" . $self->where([ { name => 'likes', alias => 'm', columns => $tables{likes} } ])
+	  . ' RETURNING *) INSERT INTO likes SELECT liker_id, post_id, user_id, weight, day FROM gone' . $returning;
+}
+
 # One statement, or a list of them for a modification and what it left.
 sub statement
 {
@@ -323,12 +359,19 @@ sub statement
 	my $r = $self->pick_number(100);
 	$self->{alias} = 0;
 
+	if ($r < 10)
+	{
+		local $self->{prepared} = 1;
+		my $sql = $self->chance(60) ? $self->plain_select(3) : $self->aggregate_select(3);
+		return ("PREPARE q(bigint) AS $sql", map({ "EXECUTE q($_)" } $self->pick_number(45), $self->pick_number(45), 'NULL'),
+			'DEALLOCATE q');
+	}
 	return $self->plain_select(4) if $r < 38;
 	return $self->aggregate_select(4) if $r < 66;
 	return $self->set_operation if $r < 74;
 	return $self->with_cte if $r < 84;
-	my $dml = $self->modification;
-	my ($table) = $dml =~ /^(?:UPDATE|DELETE FROM|INSERT INTO) (\w+)/;
+	my $dml = $self->chance(30) ? $self->insertion : $self->modification;
+	my ($table) = $dml =~ /(?:UPDATE|DELETE FROM|INSERT INTO) (\w+)/;
 	return ('BEGIN', $dml, "SELECT * FROM $table", 'ROLLBACK');
 }
 
