@@ -44,6 +44,13 @@ extern void dbscale_settings_init(void);
 extern bool dbscale_was_preloaded;
 extern void dbscale_require_preload(void);
 
+/*
+ * Ask, at load, for zeroed shared memory and a lock to guard it; the pointers are
+ * set when the server has started.  The name is the lock's too.
+ */
+struct LWLock;
+extern void dbscale_shared_area(const char *name, Size size, void **memory, struct LWLock **lock);
+
 /* OID of the extension's owner (who creates what needs a superuser). */
 extern Oid	dbscale_extension_owner(void);
 /* True when CREATE EXTENSION has been run in this database. */

@@ -72,42 +72,12 @@ static ProgressShared *shared = NULL;
 static LWLock *lock = NULL;
 static Operation *current = NULL;
 
-static shmem_request_hook_type previous_request_hook = NULL;
-static shmem_startup_hook_type previous_startup_hook = NULL;
-
 DBSCALE_FUNCTION(dbscale_running_jobs);
-
-static void
-request_memory(void)
-{
-	if (previous_request_hook)
-		previous_request_hook();
-	RequestAddinShmemSpace(sizeof(ProgressShared));
-	RequestNamedLWLockTranche("dbscale_progress", 1);
-}
-
-static void
-attach_memory(void)
-{
-	bool		found;
-
-	if (previous_startup_hook)
-		previous_startup_hook();
-	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
-	shared = ShmemInitStruct("dbscale progress", sizeof(ProgressShared), &found);
-	if (!found)
-		memset(shared, 0, sizeof(ProgressShared));
-	lock = &GetNamedLWLockTranche("dbscale_progress")->lock;
-	LWLockRelease(AddinShmemInitLock);
-}
 
 void
 dbscale_progress_init(void)
 {
-	previous_request_hook = shmem_request_hook;
-	shmem_request_hook = request_memory;
-	previous_startup_hook = shmem_startup_hook;
-	shmem_startup_hook = attach_memory;
+	dbscale_shared_area("dbscale_progress", sizeof(ProgressShared), (void **) &shared, &lock);
 }
 
 /* The context of the transaction that began the operation goes away. */

@@ -65,7 +65,7 @@ typedef struct Victim
 
 typedef struct DeadlockShared
 {
-	pg_atomic_uint32 victims_count;
+	pg_atomic_uint32 victims_count; /* the memory begins as zeroes */
 	Victim		victims[MAX_VICTIMS];
 } DeadlockShared;
 
@@ -120,37 +120,7 @@ typedef struct Deadlock
 
 static DeadlockShared *shared = NULL;
 static LWLock *lock = NULL;
-static shmem_request_hook_type previous_request_hook = NULL;
-static shmem_startup_hook_type previous_startup_hook = NULL;
-
 /* ---- the list of victims ---- */
-
-static void
-request_memory(void)
-{
-	if (previous_request_hook)
-		previous_request_hook();
-	RequestAddinShmemSpace(sizeof(DeadlockShared));
-	RequestNamedLWLockTranche("dbscale_deadlock", 1);
-}
-
-static void
-attach_memory(void)
-{
-	bool		found;
-
-	if (previous_startup_hook)
-		previous_startup_hook();
-	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
-	shared = ShmemInitStruct("dbscale deadlocks", sizeof(DeadlockShared), &found);
-	if (!found)
-	{
-		memset(shared, 0, sizeof(DeadlockShared));
-		pg_atomic_init_u32(&shared->victims_count, 0);
-	}
-	lock = &GetNamedLWLockTranche("dbscale_deadlock")->lock;
-	LWLockRelease(AddinShmemInitLock);
-}
 
 /* Called by every backend that waits for a node, before CHECK_FOR_INTERRUPTS. */
 static void
@@ -240,10 +210,7 @@ forget_old_victims(void)
 void
 dbscale_deadlock_init(void)
 {
-	previous_request_hook = shmem_request_hook;
-	shmem_request_hook = request_memory;
-	previous_startup_hook = shmem_startup_hook;
-	shmem_startup_hook = attach_memory;
+	dbscale_shared_area("dbscale_deadlock", sizeof(DeadlockShared), (void **) &shared, &lock);
 	dbscale_remote_interrupt_hook = fail_if_victim;
 }
 

@@ -77,42 +77,12 @@ static LWLock *lock = NULL;
 static DatabaseEntry *my_entry = NULL;
 static uint32 my_requests = 0;
 
-static shmem_request_hook_type previous_request_hook = NULL;
-static shmem_startup_hook_type previous_startup_hook = NULL;
-
 DBSCALE_FUNCTION(dbscale_start_worker);
-
-static void
-request_memory(void)
-{
-	if (previous_request_hook)
-		previous_request_hook();
-	RequestAddinShmemSpace(sizeof(Registry));
-	RequestNamedLWLockTranche("dbscale_worker", 1);
-}
-
-static void
-attach_memory(void)
-{
-	bool		found;
-
-	if (previous_startup_hook)
-		previous_startup_hook();
-	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
-	registry = ShmemInitStruct("dbscale workers", sizeof(Registry), &found);
-	if (!found)
-		memset(registry, 0, sizeof(Registry));
-	lock = &GetNamedLWLockTranche("dbscale_worker")->lock;
-	LWLockRelease(AddinShmemInitLock);
-}
 
 void
 dbscale_registry_init(void)
 {
-	previous_request_hook = shmem_request_hook;
-	shmem_request_hook = request_memory;
-	previous_startup_hook = shmem_startup_hook;
-	shmem_startup_hook = attach_memory;
+	dbscale_shared_area("dbscale_worker", sizeof(Registry), (void **) &registry, &lock);
 }
 
 static DatabaseEntry *
