@@ -136,6 +136,17 @@ INSERT INTO posts SELECT 1000, i, likes_then(1000) FROM generate_series(1, 3) i 
 INSERT INTO posts SELECT 1001, i, likes_now(1001) FROM generate_series(1, 3) i RETURNING likes;
 ROLLBACK;
 
+-- users of one transaction see each other's writes, and do not wait for each other
+GRANT SELECT, UPDATE ON posts TO attack_bob;
+BEGIN;
+UPDATE posts SET likes = 100 WHERE k = 1000;
+SET LOCAL ROLE attack_bob;
+SELECT likes FROM posts WHERE k = 1000;
+UPDATE posts SET likes = likes + 1 WHERE id = 1000 RETURNING likes;
+RESET ROLE;
+SELECT likes FROM posts WHERE k = 1000;
+ROLLBACK;
+
 SET client_min_messages = warning;
 DROP SCHEMA attacks CASCADE;
 DROP OWNED BY attack_alice, attack_bob;

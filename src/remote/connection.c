@@ -495,6 +495,62 @@ lookup(Oid serverid, Oid userid)
 	return conn;
 }
 
+/* Do both mappings give the same role, by the same means? */
+static bool
+same_access(UserMapping *a, UserMapping *b)
+{
+	ListCell   *lc;
+	int			count = list_length(b->options);
+
+	if (mapping_option(b, "password_required") != NULL)
+		count--;
+	foreach(lc, a->options)
+	{
+		DefElem    *option = lfirst_node(DefElem, lc);
+		const char *other;
+
+		if (strcmp(option->defname, "password_required") == 0)
+			continue;
+		other = mapping_option(b, option->defname);
+		if (other == NULL || strcmp(other, defGetString(option)) != 0)
+			return false;
+		count--;
+	}
+	return count == 0;
+}
+
+/*
+ * Within a transaction several users may act, by way of views and SECURITY DEFINER
+ * functions.  Where the node knows them as one role, they share the connection of
+ * the first, or one would not see, and would wait for, what another has written.
+ * A user who needs a password shares only a connection that was made with his.
+ */
+static RemoteConnection *
+find_shared(Oid serverid, Oid userid)
+{
+	HASH_SEQ_STATUS seq;
+	RemoteConnection *conn;
+	UserMapping *mapping = NULL;
+
+	hash_seq_init(&seq, connections);
+	while ((conn = hash_seq_search(&seq)) != NULL)
+	{
+		if (!conn->in_transaction || conn->pg == NULL || conn->key.serverid != serverid ||
+			conn->key.userid == userid ||
+			!SearchSysCacheExists1(AUTHOID, ObjectIdGetDatum(conn->key.userid)))
+			continue;
+		if (mapping == NULL)
+			mapping = require_mapping(userid, GetForeignServer(serverid));
+		if (same_access(mapping, require_mapping(conn->key.userid, GetForeignServer(serverid))) &&
+			(!password_is_required(mapping) || PQconnectionUsedPassword(conn->pg)))
+		{
+			hash_seq_term(&seq);
+			return conn;
+		}
+	}
+	return NULL;
+}
+
 RemoteConnection *
 dbscale_remote_connect(Oid serverid, Oid userid)
 {
@@ -502,6 +558,10 @@ dbscale_remote_connect(Oid serverid, Oid userid)
 
 	if (!conn->in_transaction)
 	{
+		RemoteConnection *shared = find_shared(serverid, userid);
+
+		if (shared != NULL)
+			return shared;
 		require_enabled(serverid);
 		if (!is_good(conn))
 		{
