@@ -71,7 +71,7 @@ END;
 ));
 my ($out, $err) = ('', '');
 IPC::Run::run(['pgbench', '-n', '-c', 8, '-j', 2, '-T', $seconds, '--max-tries=0', '-f', $script,
-		'-d', $db->coordinator->connstr('postgres')], '<', \'', '>', \$out, '2>', \$err)
+		$db->coordinator->connstr('postgres')], '<', \'', '>', \$out, '2>', \$err)
   or diag($err);
 like($out, qr/number of failed transactions: 0 /, 'pgbench with retries: none failed');
 unlike($err, qr/aborted/, 'and no client was aborted');
