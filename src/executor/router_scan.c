@@ -110,6 +110,7 @@ begin_router_scan(CustomScanState *node, EState *estate, int eflags)
 	RouterScanState *state = (RouterScanState *) node;
 	CustomScan *scan = (CustomScan *) node->ss.ps.plan;
 	TupleDesc	desc = node->ss.ss_ScanTupleSlot->tts_tupleDescriptor;
+	Oid		   *types;
 	ListCell   *lc;
 
 	state->task = dbscale_plan_unpack_router(scan->custom_private);
@@ -119,8 +120,9 @@ begin_router_scan(CustomScanState *node, EState *estate, int eflags)
 	state->row_context = AllocSetContextCreate(estate->es_query_cxt, "dbscale router row",
 											   ALLOCSET_DEFAULT_SIZES);
 
-	state->params = dbscale_params_create(state->task->parameters, param_types(state), true);
-	state->params->params.types = param_types(state);
+	types = param_types(state);
+	state->params = dbscale_params_create(state->task->parameters, types, true);
+	state->params->params.types = types;
 	state->reader = dbscale_row_reader_create(desc, all_columns(desc), true,
 											  get_rel_name(state->task->key_table));
 	if (eflags & EXEC_FLAG_EXPLAIN_ONLY)

@@ -543,8 +543,7 @@ make_plan(Query *query, RouterContext *context, RouterTask *task, List *exprs)
 	plan->planTree = (Plan *) scan;
 	plan->rtable = context->rtable;
 	dbscale_set_perminfos(plan, context->perminfos);
-	foreach(lc, context->relations)
-		plan->relationOids = lappend_oid(plan->relationOids, lfirst_oid(lc));
+	plan->relationOids = list_copy(context->relations);
 	plan->stmt_location = query->stmt_location;
 	plan->stmt_len = query->stmt_len;
 	return plan;
