@@ -113,9 +113,8 @@ check_triggers(Relation rel)
 	}
 }
 
-/* Each constraint of the table in turn; NULL at the end. */
-static List *
-constraints_of(Oid relid)
+List *
+dbscale_ddl_constraints_of(Oid relid)
 {
 	Relation	pg_constraint = table_open(ConstraintRelationId, AccessShareLock);
 	ScanKeyData key;
@@ -139,7 +138,7 @@ dbscale_ddl_foreign_keys_of(Oid relid)
 	List	   *list = NIL;
 	ListCell   *lc;
 
-	foreach(lc, constraints_of(relid))
+	foreach(lc, dbscale_ddl_constraints_of(relid))
 	{
 		Form_pg_constraint form = (Form_pg_constraint) GETSTRUCT((HeapTuple) lfirst(lc));
 
@@ -154,7 +153,7 @@ check_constraints(Relation rel)
 {
 	ListCell   *lc;
 
-	foreach(lc, constraints_of(RelationGetRelid(rel)))
+	foreach(lc, dbscale_ddl_constraints_of(RelationGetRelid(rel)))
 	{
 		Form_pg_constraint form = (Form_pg_constraint) GETSTRUCT((HeapTuple) lfirst(lc));
 

@@ -126,6 +126,9 @@ extern void dbscale_ddl_show_unique(List *hidden);
  */
 extern void dbscale_ddl_validate_parent_indexes(Oid relid);
 
+/* The table's rows of pg_constraint, copied: a list of HeapTuple, by name. */
+extern List *dbscale_ddl_constraints_of(Oid relid);
+
 /* An error while a distributed table's foreign key references this one. */
 extern void dbscale_ddl_check_unreferenced(Oid relid);
 /* Delete the catalog's rows of a table; of a group that has no table any more. */

@@ -76,18 +76,12 @@ read_columns(Relation rel)
 static List *
 read_checks(Oid relid)
 {
-	Relation	rel = table_open(ConstraintRelationId, AccessShareLock);
-	ScanKeyData key;
-	SysScanDesc scan;
-	HeapTuple	tuple;
+	ListCell   *lc;
 	List	   *checks = NIL;
 
-	ScanKeyInit(&key, Anum_pg_constraint_conrelid, BTEqualStrategyNumber, F_OIDEQ,
-				ObjectIdGetDatum(relid));
-	scan = systable_beginscan(rel, ConstraintRelidTypidNameIndexId, true, NULL, 1, &key);
-	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+	foreach(lc, dbscale_ddl_constraints_of(relid))
 	{
-		Form_pg_constraint form = (Form_pg_constraint) GETSTRUCT(tuple);
+		Form_pg_constraint form = (Form_pg_constraint) GETSTRUCT((HeapTuple) lfirst(lc));
 		CheckState *check;
 
 		if (form->contype != CONSTRAINT_CHECK)
@@ -98,8 +92,6 @@ read_checks(Oid relid)
 		check->validated = form->convalidated;
 		checks = lappend(checks, check);
 	}
-	systable_endscan(scan);
-	table_close(rel, AccessShareLock);
 	return checks;
 }
 

@@ -62,17 +62,11 @@ dbscale_ddl_append_column(StringInfo sql, Relation rel, Form_pg_attribute att)
 static void
 append_checks(StringInfo sql, Oid relid)
 {
-	Relation	pg_constraint = table_open(ConstraintRelationId, AccessShareLock);
-	ScanKeyData key;
-	SysScanDesc scan;
-	HeapTuple	tuple;
+	ListCell   *lc;
 
-	ScanKeyInit(&key, Anum_pg_constraint_conrelid, BTEqualStrategyNumber, F_OIDEQ,
-				ObjectIdGetDatum(relid));
-	scan = systable_beginscan(pg_constraint, ConstraintRelidTypidNameIndexId, true, NULL, 1, &key);
-	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+	foreach(lc, dbscale_ddl_constraints_of(relid))
 	{
-		Form_pg_constraint form = (Form_pg_constraint) GETSTRUCT(tuple);
+		Form_pg_constraint form = (Form_pg_constraint) GETSTRUCT((HeapTuple) lfirst(lc));
 
 		/* NOT VALID ones follow by ALTER TABLE, when the rows are there */
 		if (form->contype == CONSTRAINT_CHECK && form->convalidated)
@@ -80,8 +74,6 @@ append_checks(StringInfo sql, Oid relid)
 							 TextDatumGetCString(DirectFunctionCall1(pg_get_constraintdef,
 																	 ObjectIdGetDatum(form->oid))));
 	}
-	systable_endscan(scan);
-	table_close(pg_constraint, AccessShareLock);
 }
 
 /* Storage parameters as kept in dbscale.distributed_table: the text of WITH (...), or NULL. */
@@ -181,17 +173,11 @@ column_alters(List *list, const char *name, Oid relid, Form_pg_attribute att)
 static List *
 unvalidated_checks(List *list, const char *name, Oid relid)
 {
-	Relation	pg_constraint = table_open(ConstraintRelationId, AccessShareLock);
-	ScanKeyData key;
-	SysScanDesc scan;
-	HeapTuple	tuple;
+	ListCell   *lc;
 
-	ScanKeyInit(&key, Anum_pg_constraint_conrelid, BTEqualStrategyNumber, F_OIDEQ,
-				ObjectIdGetDatum(relid));
-	scan = systable_beginscan(pg_constraint, ConstraintRelidTypidNameIndexId, true, NULL, 1, &key);
-	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+	foreach(lc, dbscale_ddl_constraints_of(relid))
 	{
-		Form_pg_constraint form = (Form_pg_constraint) GETSTRUCT(tuple);
+		Form_pg_constraint form = (Form_pg_constraint) GETSTRUCT((HeapTuple) lfirst(lc));
 
 		if (form->contype == CONSTRAINT_CHECK && !form->convalidated)
 			list = lappend(list, psprintf("ALTER TABLE %s ADD CONSTRAINT %s %s", name,
@@ -199,8 +185,6 @@ unvalidated_checks(List *list, const char *name, Oid relid)
 										  TextDatumGetCString(DirectFunctionCall1(pg_get_constraintdef,
 																				  ObjectIdGetDatum(form->oid)))));
 	}
-	systable_endscan(scan);
-	table_close(pg_constraint, AccessShareLock);
 	return list;
 }
 
