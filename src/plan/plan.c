@@ -60,3 +60,73 @@ dbscale_plan_unpack_router(List *private)
 	task->sql.tables = list_nth(private, ROUTER_SQL_TABLES);
 	return task;
 }
+
+/* Items of a fan-out plan's custom_private. */
+enum FanoutPrivate
+{
+	FANOUT_COMMAND,				/* Integer */
+	FANOUT_KEY_TABLE,			/* OID list of one */
+	FANOUT_RELATIONS,			/* OID list */
+	FANOUT_TARGET,				/* OID list of one */
+	FANOUT_LOCKS_ROWS,			/* Boolean as Integer */
+	FANOUT_HAS_RESULT,			/* Boolean as Integer */
+	FANOUT_CHECK_AS_USER,		/* OID list of one */
+	FANOUT_PARAMETERS,			/* Integer */
+	FANOUT_KEYS,				/* integer list */
+	FANOUT_SQL_PIECES,			/* list of String */
+	FANOUT_SQL_TABLES,			/* integer list */
+	FANOUT_AROUND,				/* list of String: prefix and suffix, or NIL */
+	FANOUT_STRATEGY,			/* String */
+	FANOUT_REASON				/* list of one String, or NIL */
+};
+
+List *
+dbscale_plan_pack_fanout(const FanoutTask *task)
+{
+	List	   *private = NIL;
+
+	private = lappend(private, makeInteger(task->command));
+	private = lappend(private, list_make1_oid(task->key_table));
+	private = lappend(private, task->relations);
+	private = lappend(private, list_make1_oid(task->target));
+	private = lappend(private, makeInteger(task->locks_rows));
+	private = lappend(private, makeInteger(task->has_result));
+	private = lappend(private, list_make1_oid(task->check_as_user));
+	private = lappend(private, makeInteger(task->parameters));
+	private = lappend(private, task->keys);
+	private = lappend(private, task->sql.pieces);
+	private = lappend(private, task->sql.tables);
+	private = lappend(private, task->prefix ?
+					  list_make2(makeString(task->prefix), makeString(task->suffix)) : NIL);
+	private = lappend(private, makeString(task->strategy ? task->strategy : pstrdup("rows")));
+	private = lappend(private, task->reason ? list_make1(makeString(task->reason)) : NIL);
+	return private;
+}
+
+FanoutTask *
+dbscale_plan_unpack_fanout(List *private)
+{
+	FanoutTask *task = palloc0(sizeof(FanoutTask));
+	List	   *around = list_nth(private, FANOUT_AROUND);
+	List	   *reason = list_nth(private, FANOUT_REASON);
+
+	task->command = intVal(list_nth(private, FANOUT_COMMAND));
+	task->key_table = linitial_oid(list_nth(private, FANOUT_KEY_TABLE));
+	task->relations = list_nth(private, FANOUT_RELATIONS);
+	task->target = linitial_oid(list_nth(private, FANOUT_TARGET));
+	task->locks_rows = intVal(list_nth(private, FANOUT_LOCKS_ROWS)) != 0;
+	task->has_result = intVal(list_nth(private, FANOUT_HAS_RESULT)) != 0;
+	task->check_as_user = linitial_oid(list_nth(private, FANOUT_CHECK_AS_USER));
+	task->parameters = intVal(list_nth(private, FANOUT_PARAMETERS));
+	task->keys = list_nth(private, FANOUT_KEYS);
+	task->sql.pieces = list_nth(private, FANOUT_SQL_PIECES);
+	task->sql.tables = list_nth(private, FANOUT_SQL_TABLES);
+	if (around != NIL)
+	{
+		task->prefix = strVal(linitial(around));
+		task->suffix = strVal(lsecond(around));
+	}
+	task->strategy = strVal(list_nth(private, FANOUT_STRATEGY));
+	task->reason = reason != NIL ? strVal(linitial(reason)) : NULL;
+	return task;
+}

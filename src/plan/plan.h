@@ -38,6 +38,38 @@ typedef struct RouterTask
 	ShardSql	sql;
 } RouterTask;
 
+/*
+ * A query, or the part of one, that every shard answers for itself: the shards'
+ * branches of a node go as one statement,
+ *
+ *     prefix  branch UNION ALL branch …  suffix
+ *
+ * where prefix and suffix, if there are any, combine the branches' rows on the node
+ * ("SELECT c1, sum(c2) FROM (" … ") AS rows (c1, c2) GROUP BY c1").  A statement that
+ * writes goes to each shard by itself instead.
+ */
+typedef struct FanoutTask
+{
+	CmdType		command;
+	Oid			key_table;		/* a distributed table of the group: gives the shards */
+	List	   *relations;		/* OIDs of the tables named, reference tables too */
+	Oid			target;			/* the table written, or InvalidOid */
+	bool		locks_rows;		/* has FOR UPDATE and the like */
+	bool		has_result;		/* returns rows */
+	Oid			check_as_user;	/* whose mapping is used; InvalidOid: the current user */
+	int			parameters;		/* so many of the expressions are $1 … of the shards' statement */
+	List	   *keys;			/* positions of the expressions that the key is one of; an
+								 * array stands for its elements; NIL: all shards */
+	ShardSql	sql;			/* one shard's branch */
+	char	   *prefix;			/* of a node's statement; NULL: the branches' rows as they are */
+	char	   *suffix;
+	char	   *strategy;		/* for EXPLAIN: what the shards do */
+	char	   *reason;			/* for EXPLAIN VERBOSE: why they don't do more, or NULL */
+} FanoutTask;
+
+extern List *dbscale_plan_pack_fanout(const FanoutTask *task);
+extern FanoutTask *dbscale_plan_unpack_fanout(List *private);
+
 extern List *dbscale_plan_pack_router(const RouterTask *task);
 extern RouterTask *dbscale_plan_unpack_router(List *private);
 
@@ -53,5 +85,12 @@ extern char *dbscale_plan_shard_sql(const ShardSql *sql, List *relations, int sh
 
 /* Made by executor/, put in plans by planner/. */
 extern CustomScanMethods dbscale_router_scan_methods;
+
+/*
+ * Its custom_private is a packed FanoutTask and its custom_exprs are the task's
+ * expressions: the parameters, then keys that are not among them.  With scanrelid 0;
+ * custom_scan_tlist describes the rows, in the order of the statement's columns.
+ */
+extern CustomScanMethods dbscale_fanout_scan_methods;
 
 #endif							/* DBSCALE_PLAN_H */
