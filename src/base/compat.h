@@ -206,4 +206,16 @@ dbscale_set_perminfos(PlannedStmt *plan, List *perminfos)
 #endif
 }
 
+/* 17: a wait event set belongs to a resource owner; before, to a memory context. */
+#include "storage/latch.h"
+#if PG_VERSION_NUM >= 180000
+#include "storage/waiteventset.h"
+#endif
+#if PG_VERSION_NUM >= 170000
+#include "utils/resowner.h"
+#define compat_create_wait_event_set(n) CreateWaitEventSet(CurrentResourceOwner, n)
+#else
+#define compat_create_wait_event_set(n) CreateWaitEventSet(CurrentMemoryContext, n)
+#endif
+
 #endif							/* DBSCALE_COMPAT_H */

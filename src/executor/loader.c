@@ -7,11 +7,13 @@
  * field's length and bytes.  Where some column's type has no safe binary form, all
  * fields are text in that same framing, and become COPY TEXT on the way out.
  *
- * When a buffer is full, its rows go out as one COPY, whose end is not awaited: the
- * node works while the next buffers fill.  A node that is still busy is given time: its
- * buffers may grow to twice their size, and only then is it waited for.  Every now and
- * then the nodes are looked after: what the socket did not take at first is sent
- * on, and a node that has become idle gets its fullest buffer.
+ * When a buffer is full, its rows go out as one COPY.  Neither the node's consent to
+ * the COPY nor its end is awaited: the node works while the next buffers fill, and
+ * the buffer fills until the consent is there.  Every now and then the nodes are
+ * looked after: rows follow a consent, what the socket did not take at first is sent
+ * on, and a node that has become idle gets its fullest buffer.  Buffers of a node that
+ * is busy may grow to twice their size; only then do we wait, for whichever node is the
+ * first to want something.
  *
  * Rows are spread evenly, so all buffers would be full at the same time and the nodes
  * idle in between; therefore each target's first buffer is cut short by another
@@ -53,6 +55,7 @@ typedef struct LoadNode
 {
 	Oid			serverid;
 	RemoteConnection *conn;		/* while a COPY runs, as far as we have looked; else NULL */
+	struct LoadTarget *starting;	/* whose COPY it is, while it still waits for consent */
 	bool		unsynced;		/* sent to since the last sync */
 } LoadNode;
 
@@ -314,8 +317,8 @@ encode_row(LoadTarget *target, TupleTableSlot *slot)
 	target->rows++;
 }
 
-static void flush_target(ShardLoader *loader, LoadTarget *target);
-static void tend_nodes(ShardLoader *loader);
+static void tend_nodes(ShardLoader *loader, double least);
+static void make_room(ShardLoader *loader, LoadTarget *target);
 
 void
 dbscale_loader_add_row(ShardLoader *loader, Oid foreign_table, Relation layout,
@@ -338,9 +341,9 @@ dbscale_loader_add_row(ShardLoader *loader, Oid foreign_table, Relation layout,
 	}
 	if (target->buf.len >= target->limit &&
 		(target->buf.len >= 2 * target->limit || target->node->conn == NULL))
-		flush_target(loader, target);
+		make_room(loader, target);
 	if (++loader->untended >= TEND_INTERVAL)
-		tend_nodes(loader);
+		tend_nodes(loader, 1.0);
 }
 
 void
@@ -412,10 +415,10 @@ text_of_rows(LoadTarget *target)
 	return text;
 }
 
+/* The node has consented to the target's COPY. */
 static void
-send_copy(RemoteConnection *conn, LoadTarget *target)
+send_rows(RemoteConnection *conn, LoadTarget *target)
 {
-	dbscale_remote_copy_begin(conn, target->copy_sql, target->label);
 	if (target->binary)
 	{
 		appendBinaryStringInfo(&target->buf, "\377\377", 2);	/* the end: field count -1 */
@@ -430,6 +433,7 @@ send_copy(RemoteConnection *conn, LoadTarget *target)
 		pfree(text);
 	}
 	dbscale_remote_copy_end(conn);
+	reset_buffer(target);
 }
 
 /* The rows of the buffer as INSERTs, sent together; the statements are the result. */
@@ -475,52 +479,44 @@ finish_statements(List *statements)
 	}
 }
 
-/* Send what the target holds; INSERTs are added to *statements, to be finished. */
-static void
-send_target(ShardLoader *loader, LoadTarget *target, List **statements)
+/* To talk to the target's node. */
+static RemoteConnection *
+target_connection(ShardLoader *loader, LoadTarget *target)
 {
-	RemoteConnection *conn;
-
-	if (target->rows == 0)
-		return;
 	if (loader->run != NULL)
 		dbscale_run_note_write(loader->run, target->key.foreign_table);
-	conn = dbscale_transaction_connection(target->node->serverid, loader->userid, REMOTE_WRITE);
-	if (target->rows <= FEW_ROWS || target->ncolumns == 0)
-		*statements = list_concat(*statements, send_inserts(conn, target));
-	else
-	{
-		target->node->unsynced = true;
-		send_copy(conn, target);
-		target->node->conn = conn;
-	}
-	reset_buffer(target);
+	return dbscale_transaction_connection(target->node->serverid, loader->userid, REMOTE_WRITE);
 }
 
 static void
-flush_target(ShardLoader *loader, LoadTarget *target)
+start_copy(ShardLoader *loader, LoadTarget *target)
 {
-	List	   *statements = NIL;
-	MemoryContext caller = MemoryContextSwitchTo(loader->row_context);
+	LoadNode   *node = target->node;
+	RemoteConnection *conn = target_connection(loader, target);
 
-	/* asking for the connection must not flush the other targets */
-	loader->flushing = true;
-	send_target(loader, target, &statements);
-	finish_statements(statements);
-	loader->flushing = false;
-	MemoryContextSwitchTo(caller);
-	MemoryContextReset(loader->row_context);
+	dbscale_remote_copy_start(conn, target->copy_sql, target->label);
+	node->unsynced = true;
+	node->conn = conn;
+	node->starting = target;
 }
 
+/* Take the node's COPY as far as it goes without waiting; true while there is one. */
 static bool
 is_busy(LoadNode *node)
 {
-	if (node->conn != NULL && !dbscale_remote_copy_busy(node->conn))
+	if (node->starting != NULL && dbscale_remote_copy_ready(node->conn))
+	{
+		LoadTarget *target = node->starting;
+
+		node->starting = NULL;
+		send_rows(node->conn, target);
+	}
+	if (node->starting == NULL && node->conn != NULL && !dbscale_remote_copy_busy(node->conn))
 		node->conn = NULL;
 	return node->conn != NULL;
 }
 
-/* The node's fullest target with at least so many bytes, or NULL. */
+/* The node's fullest target with at least so many times its limit, or NULL. */
 static LoadTarget *
 fullest_target(ShardLoader *loader, LoadNode *node, double least)
 {
@@ -542,70 +538,150 @@ fullest_target(ShardLoader *loader, LoadNode *node, double least)
 	return result;
 }
 
-/* See the head of this file. */
+/* See the head of this file.  An idle node gets a target that is full to this part. */
 static void
-tend_nodes(ShardLoader *loader)
+tend(ShardLoader *loader, double least)
 {
+	MemoryContext caller = MemoryContextSwitchTo(loader->row_context);
 	ListCell   *lc;
 
+	/* asking for a connection must not flush the other targets */
+	loader->flushing = true;
 	loader->untended = 0;
 	foreach(lc, loader->nodes)
 	{
 		LoadNode   *node = lfirst(lc);
-		bool		was_busy = node->conn != NULL;
 		LoadTarget *target;
 
-		if (!was_busy || is_busy(node))
+		if (is_busy(node))
 			continue;
-		target = fullest_target(loader, node, 1.0);
+		target = fullest_target(loader, node, least);
 		if (target != NULL)
-			flush_target(loader, target);
+			start_copy(loader, target);
 	}
+	loader->flushing = false;
+	MemoryContextSwitchTo(caller);
+	MemoryContextReset(loader->row_context);
 }
 
-/* The next target to be sent, of a node that is not busy if there is one. */
-static LoadTarget *
-next_target(ShardLoader *loader)
+static void
+tend_nodes(ShardLoader *loader, double least)
 {
-	LoadTarget *waiting = NULL;
 	ListCell   *lc;
 
 	foreach(lc, loader->nodes)
 	{
-		LoadTarget *target = fullest_target(loader, lfirst(lc), 0);
-
-		if (target != NULL && !is_busy(lfirst(lc)))
-			return target;
-		if (target != NULL)
-			waiting = target;
+		if (((LoadNode *) lfirst(lc))->conn != NULL)
+		{
+			tend(loader, least);
+			return;
+		}
 	}
-	return waiting;
+}
+
+/* Until one of the nodes that are at work may have come further. */
+static void
+wait_for_nodes(ShardLoader *loader)
+{
+	List	   *conns = NIL;
+	ListCell   *lc;
+
+	foreach(lc, loader->nodes)
+	{
+		LoadNode   *node = lfirst(lc);
+
+		if (node->conn != NULL)
+			conns = lappend(conns, node->conn);
+	}
+	if (conns != NIL)
+		dbscale_remote_copy_wait_any(conns);
+	list_free(conns);
+}
+
+/* The target is full: its COPY is started, or waited for if there is no room left. */
+static void
+make_room(ShardLoader *loader, LoadTarget *target)
+{
+	tend(loader, 1.0);
+	while (target->buf.len >= 2 * target->limit)
+	{
+		wait_for_nodes(loader);
+		tend(loader, 0.5);
+	}
+}
+
+/* What has been started already has to be taken to its end. */
+static void
+finish_started(ShardLoader *loader)
+{
+	ListCell   *lc;
+
+	foreach(lc, loader->nodes)
+	{
+		LoadNode   *node = lfirst(lc);
+
+		while (node->starting != NULL && is_busy(node))
+		{
+			if (node->starting != NULL)
+				wait_for_nodes(loader);
+		}
+	}
+}
+
+/* Rows that are only a few, of all nodes; they go out before the first is awaited. */
+static void
+flush_few_rows(ShardLoader *loader)
+{
+	List	   *statements = NIL;
+	ListCell   *lc;
+
+	finish_started(loader);
+	foreach(lc, loader->targets)
+	{
+		LoadTarget *target = lfirst(lc);
+
+		if (target->rows == 0 || (target->rows > FEW_ROWS && target->ncolumns > 0))
+			continue;
+		statements = list_concat(statements,
+								 send_inserts(target_connection(loader, target), target));
+		reset_buffer(target);
+	}
+	finish_statements(statements);
+}
+
+/* Send all rows; the ends of the COPYs are not awaited. */
+static void
+flush_rows(ShardLoader *loader)
+{
+	for (;;)
+	{
+		bool		unsent = false;
+		ListCell   *lc;
+
+		tend(loader, 0);
+		foreach(lc, loader->targets)
+			if (((LoadTarget *) lfirst(lc))->rows > 0)
+				unsent = true;
+		if (!unsent)
+			return;
+		wait_for_nodes(loader);
+	}
 }
 
 void
 dbscale_loader_flush(ShardLoader *loader)
 {
-	List	   *statements = NIL;
-	LoadTarget *target;
-	ListCell   *lc;
 	MemoryContext caller;
 
 	if (!loader->pending || loader->flushing)
 		return;
-	loader->flushing = true;
 	caller = MemoryContextSwitchTo(loader->row_context);
-	/* INSERTs to all nodes go out before the first of them is awaited */
-	foreach(lc, loader->targets)
-		if (((LoadTarget *) lfirst(lc))->rows <= FEW_ROWS)
-			send_target(loader, lfirst(lc), &statements);
-	finish_statements(statements);
-	statements = NIL;
-	while ((target = next_target(loader)) != NULL)
-		send_target(loader, target, &statements);
-	finish_statements(statements);
+	loader->flushing = true;
+	flush_few_rows(loader);
+	loader->flushing = false;
 	MemoryContextSwitchTo(caller);
 	MemoryContextReset(loader->row_context);
-	loader->flushing = false;
+	flush_rows(loader);
 
 	dbscale_transaction_remove_pending(flush_pending, loader);
 	loader->pending = false;
@@ -620,8 +696,12 @@ flush_pending(void *arg)
 {
 	ShardLoader *loader = arg;
 
+	if (loader->flushing)
+		return;
 	if (loader->run == NULL || dbscale_run_is_visible(loader->run))
 		dbscale_loader_flush(loader);
+	else
+		finish_started(loader);
 }
 
 void

@@ -127,42 +127,35 @@ remote_copy_leave(RemoteConnection *conn, const RemoteWait *wait, bool give_up)
 	return true;
 }
 
-/* Until the node is ready for data; its refusal is raised. */
+/* Take in what the node has said to the COPY; its refusal is raised. */
 static void
-wait_until_ready(RemoteConnection *conn)
+read_consent(RemoteConnection *conn, const RemoteWait *wait)
 {
-	RemoteWait	wait = remote_wait_throwing();
-
-	while (conn->mode == MODE_COPY_START)
+	PQclear(conn->result);
+	conn->result = PQgetResult(conn->pg);
+	if (conn->result == NULL)
 	{
-		if (!wait_not_busy(conn, &wait))
-			lose_and_raise(conn);
-		PQclear(conn->result);
-		conn->result = PQgetResult(conn->pg);
-		if (conn->result == NULL)
-		{
-			(void) remote_copy_leave(conn, &wait, true);
-			elog(ERROR, "not a COPY FROM STDIN");
-		}
-		switch (PQresultStatus(conn->result))
-		{
-			case PGRES_COPY_IN:
-				conn->mode = MODE_COPY;
-				break;
-			case PGRES_FATAL_ERROR:
-				if (!copy_error(conn, conn->result) ||
-					!remote_copy_leave(conn, &wait, true))
-					lose_and_raise(conn);
-				remote_raise_pending(conn);
-				break;
-			default:
-				break;
-		}
+		(void) remote_copy_leave(conn, wait, true);
+		elog(ERROR, "not a COPY FROM STDIN");
+	}
+	switch (PQresultStatus(conn->result))
+	{
+		case PGRES_COPY_IN:
+			conn->mode = MODE_COPY;
+			break;
+		case PGRES_FATAL_ERROR:
+			if (!copy_error(conn, conn->result) ||
+				!remote_copy_leave(conn, wait, true))
+				lose_and_raise(conn);
+			remote_raise_pending(conn);
+			break;
+		default:
+			break;
 	}
 }
 
 void
-dbscale_remote_copy_begin(RemoteConnection *conn, const char *sql, const char *label)
+dbscale_remote_copy_start(RemoteConnection *conn, const char *sql, const char *label)
 {
 	RemoteWait	wait = remote_wait_throwing();
 	char	   *query;
@@ -178,10 +171,38 @@ dbscale_remote_copy_begin(RemoteConnection *conn, const char *sql, const char *l
 	if (!PQexitPipelineMode(conn->pg))
 		lose_and_raise(conn);
 	conn->mode = MODE_COPY_START;
-	if (!PQsendQuery(conn->pg, query) || !remote_flush(conn, &wait))
+	if (!PQsendQuery(conn->pg, query) || PQflush(conn->pg) < 0)
 		lose_and_raise(conn);
 	pfree(query);
-	wait_until_ready(conn);
+}
+
+bool
+dbscale_remote_copy_ready(RemoteConnection *conn)
+{
+	RemoteWait	wait = remote_wait_throwing();
+
+	if (conn->pg == NULL)
+		lose_and_raise(conn);
+	if (conn->mode == MODE_COPY_START && (PQflush(conn->pg) < 0 || !PQconsumeInput(conn->pg)))
+		lose_and_raise(conn);
+	while (conn->mode == MODE_COPY_START && !PQisBusy(conn->pg))
+		read_consent(conn, &wait);
+	if (conn->mode != MODE_COPY_START && conn->mode != MODE_COPY)
+		elog(ERROR, "no COPY to node \"%s\" is under way", NameStr(conn->node_name));
+	return conn->mode == MODE_COPY;
+}
+
+void
+dbscale_remote_copy_begin(RemoteConnection *conn, const char *sql, const char *label)
+{
+	RemoteWait	wait = remote_wait_throwing();
+
+	dbscale_remote_copy_start(conn, sql, label);
+	while (!dbscale_remote_copy_ready(conn))
+	{
+		if (!wait_not_busy(conn, &wait))
+			lose_and_raise(conn);
+	}
 }
 
 void
@@ -239,4 +260,21 @@ dbscale_remote_copy_busy(RemoteConnection *conn)
 	if (PQflush(conn->pg) < 0 || !PQconsumeInput(conn->pg))
 		return false;
 	return PQisBusy(conn->pg);
+}
+
+void
+dbscale_remote_copy_wait_any(List *conns)
+{
+	ListCell   *lc;
+
+	/* what is broken, or has been read already, is not to be waited for */
+	foreach(lc, conns)
+	{
+		RemoteConnection *conn = lfirst(lc);
+
+		if (conn->pg == NULL || PQstatus(conn->pg) != CONNECTION_OK ||
+			conn->mode == MODE_PIPELINE || !PQisBusy(conn->pg))
+			return;
+	}
+	remote_wait_any(conns);
 }

@@ -183,6 +183,7 @@ extern RemoteWait remote_wait_throwing(void);
 extern RemoteWait remote_wait_quiet(int timeout_ms);
 extern bool remote_wait_socket(int socket, int events, const RemoteWait *wait);
 extern bool remote_wait_input(RemoteConnection *conn, const RemoteWait *wait);
+extern void remote_wait_any(List *conns);
 extern bool remote_flush(RemoteConnection *conn, const RemoteWait *wait);
 
 /* queue.c */

@@ -103,10 +103,13 @@ extern char *dbscale_remote_query_value(RemoteConnection *conn, const char *sql,
 
 /*
  * COPY to a node.  begin sends the command and waits for the node to be ready;
+ * start sends it only, and ready tells, without waiting, if data may be given;
  * data may be given in pieces of any size; end does not wait: an error is raised
  * by the connection's next use, or by sync.
  */
 extern void dbscale_remote_copy_begin(RemoteConnection *conn, const char *sql, const char *label);
+extern void dbscale_remote_copy_start(RemoteConnection *conn, const char *sql, const char *label);
+extern bool dbscale_remote_copy_ready(RemoteConnection *conn);
 extern void dbscale_remote_copy_data(RemoteConnection *conn, const char *data, int length);
 extern void dbscale_remote_copy_end(RemoteConnection *conn);
 /*
@@ -114,6 +117,8 @@ extern void dbscale_remote_copy_end(RemoteConnection *conn);
  * is still at it, so that a new COPY would have to wait.
  */
 extern bool dbscale_remote_copy_busy(RemoteConnection *conn);
+/* Wait until one of these, which are started or ended, may have come further. */
+extern void dbscale_remote_copy_wait_any(List *conns);
 
 /* Wait until everything queued on the connection is done; raise its first error. */
 extern void dbscale_remote_sync(RemoteConnection *conn);

@@ -137,3 +137,47 @@ remote_flush(RemoteConnection *conn, const RemoteWait *wait)
 			return false;
 	}
 }
+
+static void
+add_connections(WaitEventSet *set, List *conns)
+{
+	ListCell   *lc;
+
+	AddWaitEventToSet(set, WL_LATCH_SET, PGINVALID_SOCKET, MyLatch, NULL);
+	AddWaitEventToSet(set, WL_EXIT_ON_PM_DEATH, PGINVALID_SOCKET, NULL, NULL);
+	foreach(lc, conns)
+	{
+		RemoteConnection *conn = lfirst(lc);
+		uint32		events = WL_SOCKET_READABLE;
+
+		if (PQflush(conn->pg) > 0)
+			events |= WL_SOCKET_WRITEABLE;
+		AddWaitEventToSet(set, events, PQsocket(conn->pg), NULL, NULL);
+	}
+}
+
+/* All of them are connected: whatever happens on one of their sockets ends the wait. */
+void
+remote_wait_any(List *conns)
+{
+	WaitEventSet *set = compat_create_wait_event_set(list_length(conns) + 2);
+	WaitEvent	event;
+
+	PG_TRY();
+	{
+		add_connections(set, conns);
+		for (;;)
+		{
+			serve_interrupts();
+			if (WaitEventSetWait(set, -1, &event, 1, PG_WAIT_EXTENSION) == 1 &&
+				!(event.events & WL_LATCH_SET))
+				break;
+			ResetLatch(MyLatch);
+		}
+	}
+	PG_FINALLY();
+	{
+		FreeWaitEventSet(set);
+	}
+	PG_END_TRY();
+}
