@@ -194,15 +194,16 @@ search_directory(const TableGroup *group, const KeyHasher *hasher, Datum key, ui
 	return NULL;
 }
 
+/* Binary search, beginning where the hash is if no shard was ever split. */
 static int
 search_ranges(const HashRouter *router, uint32 hash)
 {
 	int			low = 0;
 	int			high = router->nranges - 1;
+	int			middle = (int) (((uint64) hash * router->nranges) >> 32);
 
-	while (low <= high)
+	for (; low <= high; middle = (low + high) / 2)
 	{
-		int			middle = (low + high) / 2;
 		const HashRange *range = &router->ranges[middle];
 
 		if (hash < range->from)
