@@ -20,6 +20,7 @@
  * tables, with the same answer.
  */
 #include "planner/router.h"
+#include "planner/ship.h"
 
 #include "access/table.h"
 #include "access/transam.h"
@@ -34,143 +35,6 @@
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
-
-typedef struct RouterContext
-{
-	const char *reason;			/* why not; NULL so far */
-	List	   *relations;		/* OIDs of the distributed tables met */
-	List	   *rtable;			/* relations whose privileges the executor checks */
-	List	   *perminfos;		/* the same from 16 on */
-	bool		locks_rows;
-	bool		seen_user;
-	Oid			check_as_user;
-	bool		single_row;		/* INSERT … VALUES of one row: volatile is computed here too */
-	List	   *params;			/* expressions of the remote statement's parameters */
-} RouterContext;
-
-/* ---- Which statements, and which range table entries ---- */
-
-static const char *
-check_distributed(RouterContext *context, RangeTblEntry *rte)
-{
-	Relation	rel;
-	const char *reason = NULL;
-
-	rel = table_open(rte->relid, NoLock);
-	for (int i = 0; i < RelationGetNumberOfAttributes(rel); i++)
-		if (TupleDescAttr(RelationGetDescr(rel), i)->attisdropped)
-			reason = "a table with dropped columns";
-	table_close(rel, NoLock);
-	context->relations = list_append_unique_oid(context->relations, rte->relid);
-	return reason;
-}
-
-/* Of functions in FROM, those that return sets are left to the node. */
-static const char *
-check_functions(RangeTblEntry *rte)
-{
-	ListCell   *lc;
-
-	foreach(lc, rte->functions)
-	{
-		Node	   *expr = ((RangeTblFunction *) lfirst(lc))->funcexpr;
-
-		if (!IsA(expr, FuncExpr) || !((FuncExpr *) expr)->funcretset)
-			return "a function in FROM that returns no set";
-	}
-	return NULL;
-}
-
-/* The row that ON CONFLICT calls "excluded". */
-static bool
-is_excluded(Query *query, RangeTblEntry *rte)
-{
-	return query->onConflict && query->onConflict->exclRelIndex > 0 &&
-		rte == list_nth(query->rtable, query->onConflict->exclRelIndex - 1);
-}
-
-/* A view's own entry is there for its privileges only; it is in no join tree. */
-static const char *
-check_entry(RouterContext *context, Query *query, RangeTblEntry *rte)
-{
-	bool		inserted = query->commandType == CMD_INSERT &&
-		rte == list_nth(query->rtable, query->resultRelation - 1);
-	Oid			user;
-
-	if (rte->security_barrier || rte->securityQuals != NIL)
-		return "a security barrier";
-	if (rte->tablesample != NULL)
-		return "TABLESAMPLE";
-	switch (rte->rtekind)
-	{
-		case RTE_RELATION:
-			break;
-		case RTE_FUNCTION:
-			return check_functions(rte);
-		case RTE_SUBQUERY:
-		case RTE_JOIN:
-		case RTE_VALUES:
-		case RTE_CTE:
-		case RTE_RESULT:
-			return NULL;
-		default:
-			return "a kind of FROM item that is not sent to nodes";
-	}
-
-	if (rte->relkind == RELKIND_VIEW || is_excluded(query, rte))
-		return NULL;
-	if (rte->relkind != RELKIND_PARTITIONED_TABLE ||
-		dbscale_catalog_table(rte->relid) == NULL)
-		return "a table that is not distributed";
-	if (!rte->inh && !inserted)
-		return "ONLY";
-	user = dbscale_rte_check_as_user(query, rte);
-	if (context->seen_user && user != context->check_as_user)
-		return "tables read as different users";
-	context->seen_user = true;
-	context->check_as_user = user;
-	return check_distributed(context, rte);
-}
-
-static const char *
-check_query(RouterContext *context, Query *query)
-{
-	ListCell   *lc;
-
-	if (query->hasRowSecurity)
-		return "row-level security";
-	if (query->hasModifyingCTE)
-		return "a data-modifying WITH";
-	if (query->hasTargetSRFs)
-		return "a set-returning function in the select list";
-	if (query->rowMarks != NIL)
-		context->locks_rows = true;
-
-	dbscale_collect_perminfos(&context->rtable, &context->perminfos, query);
-	foreach(lc, query->rtable)
-	{
-		const char *reason = check_entry(context, query, lfirst(lc));
-
-		if (reason)
-			return reason;
-	}
-	return NULL;
-}
-
-static bool
-check_queries(Node *node, RouterContext *context)
-{
-	if (node == NULL)
-		return false;
-	if (IsA(node, Query))
-	{
-		context->reason = check_query(context, (Query *) node);
-		if (context->reason)
-			return true;
-		return query_tree_walker((Query *) node, check_queries, context, 0);
-	}
-	return expression_tree_walker(node, check_queries, context);
-}
 
 /* Writes: no triggers here, the key is not changed, ON CONFLICT names columns. */
 static const char *
@@ -238,190 +102,6 @@ check_statement(Query *query, int cursor_options)
 	}
 }
 
-/* ---- What mentions no row is computed here ---- */
-
-/* Take an expression out: $n instead, and n is its place in the list. */
-static Node *
-make_remote_param(RouterContext *context, Node *expr)
-{
-	Param	   *param = makeNode(Param);
-	ListCell   *lc;
-	int			position = 0;
-
-	foreach(lc, context->params)
-	{
-		if (equal(lfirst(lc), expr) && !contain_volatile_functions(expr))
-			break;
-		position++;
-	}
-	if (position == list_length(context->params))
-		context->params = lappend(context->params, copyObject(expr));
-
-	param->paramkind = PARAM_EXTERN;
-	param->paramid = position + 1;
-	param->paramtype = exprType(expr);
-	param->paramtypmod = exprTypmod(expr);
-	param->paramcollid = exprCollation(expr);
-	param->location = -1;
-	return (Node *) param;
-}
-
-static bool
-has_param(Node *node, void *context)
-{
-	if (node == NULL)
-		return false;
-	if (IsA(node, Param))
-		return true;
-	return expression_tree_walker(node, has_param, context);
-}
-
-/* Only whole expressions are taken out, so that a node has nothing left to compute. */
-static Node *
-extract_row_free(Node *node, RouterContext *context)
-{
-	if (node == NULL)
-		return NULL;
-	if (IsA(node, Query))
-		return (Node *) query_tree_mutator((Query *) node, extract_row_free, context, 0);
-	if (IsA(node, TargetEntry) || IsA(node, List) || IsA(node, RangeTblFunction) ||
-		IsA(node, FromExpr) || IsA(node, JoinExpr) || IsA(node, SortGroupClause))
-		return expression_tree_mutator(node, extract_row_free, context);
-	if (IsA(node, Param) && ((Param *) node)->paramkind == PARAM_EXTERN)
-		return make_remote_param(context, node);
-
-	switch (nodeTag(node))
-	{
-		case T_FuncExpr:
-		case T_OpExpr:
-		case T_SQLValueFunction:
-		case T_NextValueExpr:
-		case T_CoerceViaIO:
-		case T_ArrayCoerceExpr:
-		case T_RelabelType:
-		case T_CaseExpr:
-		case T_CoalesceExpr:
-		case T_MinMaxExpr:
-		case T_CoerceToDomain:
-			if (dbscale_is_row_free(node) &&
-				(has_param(node, NULL) || contain_mutable_functions(node)) &&
-				(context->single_row || !contain_volatile_functions(node)))
-				return make_remote_param(context, node);
-			break;
-		default:
-			break;
-	}
-	return expression_tree_mutator(node, extract_row_free, context);
-}
-
-/* ---- What is left must mean the same on the node ---- */
-
-static bool
-is_builtin(Oid oid)
-{
-	return oid < FirstGenbkiObjectId || !OidIsValid(oid);
-}
-
-static bool
-is_local_function(Oid function, void *context)
-{
-	return !is_builtin(function) || func_volatile(function) != PROVOLATILE_IMMUTABLE;
-}
-
-/* Types whose values are names of this database's objects. */
-static bool
-is_local_type(Oid type)
-{
-	switch (type)
-	{
-		case REGPROCOID:
-		case REGPROCEDUREOID:
-		case REGOPEROID:
-		case REGOPERATOROID:
-		case REGCLASSOID:
-		case REGTYPEOID:
-		case REGCONFIGOID:
-		case REGDICTIONARYOID:
-		case REGROLEOID:
-		case REGNAMESPACEOID:
-		case REGCOLLATIONOID:
-		case RECORDOID:
-			return true;
-		default:
-			return !is_builtin(type);
-	}
-}
-
-static bool find_local(Node *node, RouterContext *context);
-
-/* All but the columns of "excluded", whose list has a whole row that is not sent. */
-static bool
-find_local_on_conflict(OnConflictExpr *conflict, RouterContext *context)
-{
-	return find_local((Node *) conflict->arbiterElems, context) ||
-		find_local(conflict->arbiterWhere, context) ||
-		find_local((Node *) conflict->onConflictSet, context) ||
-		find_local(conflict->onConflictWhere, context);
-}
-
-static bool
-find_local(Node *node, RouterContext *context)
-{
-	if (node == NULL)
-		return false;
-	if (IsA(node, Query))
-		return query_tree_walker((Query *) node, find_local, context, 0);
-	if (IsA(node, OnConflictExpr))
-		return find_local_on_conflict((OnConflictExpr *) node, context);
-	if (check_functions_in_node(node, is_local_function, context))
-	{
-		context->reason = "a function that a node may not have, or that is not immutable";
-		return true;
-	}
-	switch (nodeTag(node))
-	{
-		case T_Var:
-			if (((Var *) node)->varattno <= 0)
-			{
-				context->reason = "a system column or whole row";
-				return true;
-			}
-			break;
-		case T_SQLValueFunction:
-		case T_NextValueExpr:
-		case T_CurrentOfExpr:
-		case T_CoerceToDomain:
-		case T_RowExpr:
-			context->reason = "an expression that only the coordinator can compute";
-			return true;
-		default:
-			break;
-	}
-	switch (nodeTag(node))
-	{
-		case T_Var:
-		case T_Const:
-		case T_Param:
-		case T_FuncExpr:
-		case T_OpExpr:
-		case T_Aggref:
-		case T_WindowFunc:
-		case T_CoerceViaIO:
-		case T_RelabelType:
-		case T_ArrayExpr:
-		case T_CollateExpr:
-			if (is_local_type(exprType(node)) || !is_builtin(exprCollation(node)))
-			{
-				context->reason = "a type or collation that a node may not have";
-				return true;
-			}
-			break;
-		default:
-			break;
-	}
-	return expression_tree_walker(node, find_local, context);
-}
-
 /* ---- The plan ---- */
 
 /* The key that an INSERT's row will have; a NULL constant when it is not given. */
@@ -447,7 +127,7 @@ inserted_key(Query *query)
  * them.  A volatile key (nextval) must be, or it would be computed twice.
  */
 static List *
-plan_expressions(RouterContext *context, Expr *key, int *key_expr)
+plan_expressions(Shipment *context, Expr *key, int *key_expr)
 {
 	if (IsA(key, Param))
 	{
@@ -519,7 +199,7 @@ visible_columns(Query *query)
 }
 
 static PlannedStmt *
-make_plan(Query *query, RouterContext *context, RouterTask *task, List *exprs)
+make_plan(Query *query, Shipment *context, RouterTask *task, List *exprs)
 {
 	PlannedStmt *plan = makeNode(PlannedStmt);
 	CustomScan *scan = makeNode(CustomScan);
@@ -564,25 +244,10 @@ add_dependencies(PlannedStmt *plan)
 	}
 }
 
-/* A copy in which no level has 18's entry for grouped expressions. */
-static Node *
-without_group_entries(Node *node, void *context)
-{
-	Query	   *query;
-
-	if (node == NULL)
-		return NULL;
-	if (!IsA(node, Query))
-		return expression_tree_mutator(node, without_group_entries, context);
-	query = query_tree_mutator((Query *) node, without_group_entries, context, 0);
-	dbscale_flatten_groups(query);
-	return (Node *) query;
-}
-
 PlannedStmt *
 dbscale_router_plan(Query *query, int cursor_options, const char **reason)
 {
-	RouterContext context = {0};
+	Shipment context = {0};
 	RouterTask	task = {0};
 	bool		insert = query->commandType == CMD_INSERT;
 	Query	   *shipped;
@@ -593,9 +258,8 @@ dbscale_router_plan(Query *query, int cursor_options, const char **reason)
 	*reason = check_statement(query, cursor_options);
 	if (*reason)
 		return NULL;
-	if (DBSCALE_HAS_GROUP_ENTRIES)
-		query = (Query *) without_group_entries((Node *) query, NULL);
-	if (check_queries((Node *) query, &context))
+	query = dbscale_ship_normalize(query);
+	if (dbscale_ship_check((Node *) query, &context))
 	{
 		*reason = context.reason;
 		return NULL;
@@ -607,14 +271,14 @@ dbscale_router_plan(Query *query, int cursor_options, const char **reason)
 		return NULL;
 
 	context.single_row = insert;
-	shipped = (Query *) extract_row_free((Node *) query, &context);
+	shipped = (Query *) dbscale_ship_extract((Node *) query, &context);
 	shipped->override = OVERRIDING_NOT_SET;
-	if (find_local((Node *) shipped, &context))
+	if (dbscale_ship_find_local((Node *) shipped, &context))
 	{
 		*reason = context.reason;
 		return NULL;
 	}
-	key = insert ? inserted_key(shipped) : (Expr *) extract_row_free((Node *) key, &context);
+	key = insert ? inserted_key(shipped) : (Expr *) dbscale_ship_extract((Node *) key, &context);
 	if (!dbscale_is_row_free((Node *) key) || contain_mutable_functions((Node *) key))
 		return NULL;
 

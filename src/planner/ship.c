@@ -1,0 +1,355 @@
+/*
+ * ship.c
+ *		What a statement must be for a node to run it, or a part of it.
+ *
+ * 1. Its range table entries are distributed tables, reference tables and what is
+ *    made of them; nothing guards their rows (row-level security, security barriers)
+ *    and all are read as one user.
+ * 2. What mentions no row is taken out and computed on the coordinator, once: each
+ *    row-free expression that a node might see otherwise (now(), current_user, the
+ *    session's time zone), and each parameter, becomes $1, $2, ….
+ * 3. What is left means on the node what it means here: built-in functions,
+ *    operators, types and collations only, immutable after step 2.
+ */
+#include "planner/ship.h"
+
+#include "access/table.h"
+#include "access/transam.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_proc.h"
+#include "catalog/pg_type.h"
+#include "nodes/makefuncs.h"
+#include "nodes/nodeFuncs.h"
+#include "optimizer/optimizer.h"
+#include "planner/inference.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+
+/* ---- Which statements, and which range table entries ---- */
+
+static const char *
+check_distributed(Shipment *context, RangeTblEntry *rte)
+{
+	Relation	rel;
+	const char *reason = NULL;
+
+	rel = table_open(rte->relid, NoLock);
+	for (int i = 0; i < RelationGetNumberOfAttributes(rel); i++)
+		if (TupleDescAttr(RelationGetDescr(rel), i)->attisdropped)
+			reason = "a table with dropped columns";
+	table_close(rel, NoLock);
+	context->relations = list_append_unique_oid(context->relations, rte->relid);
+	return reason;
+}
+
+/* Of functions in FROM, those that return sets are left to the node. */
+static const char *
+check_functions(RangeTblEntry *rte)
+{
+	ListCell   *lc;
+
+	foreach(lc, rte->functions)
+	{
+		Node	   *expr = ((RangeTblFunction *) lfirst(lc))->funcexpr;
+
+		if (!IsA(expr, FuncExpr) || !((FuncExpr *) expr)->funcretset)
+			return "a function in FROM that returns no set";
+	}
+	return NULL;
+}
+
+/* The row that ON CONFLICT calls "excluded". */
+static bool
+is_excluded(Query *query, RangeTblEntry *rte)
+{
+	return query->onConflict && query->onConflict->exclRelIndex > 0 &&
+		rte == list_nth(query->rtable, query->onConflict->exclRelIndex - 1);
+}
+
+/* A view's own entry is there for its privileges only; it is in no join tree. */
+static const char *
+check_entry(Shipment *context, Query *query, RangeTblEntry *rte)
+{
+	bool		inserted = query->commandType == CMD_INSERT &&
+		rte == list_nth(query->rtable, query->resultRelation - 1);
+	Oid			user;
+
+	if (rte->security_barrier || rte->securityQuals != NIL)
+		return "a security barrier";
+	if (rte->tablesample != NULL)
+		return "TABLESAMPLE";
+	switch (rte->rtekind)
+	{
+		case RTE_RELATION:
+			break;
+		case RTE_FUNCTION:
+			return check_functions(rte);
+		case RTE_SUBQUERY:
+		case RTE_JOIN:
+		case RTE_VALUES:
+		case RTE_CTE:
+		case RTE_RESULT:
+			return NULL;
+		default:
+			return "a kind of FROM item that is not sent to nodes";
+	}
+
+	if (rte->relkind == RELKIND_VIEW || is_excluded(query, rte))
+		return NULL;
+	if (rte->relkind != RELKIND_PARTITIONED_TABLE ||
+		dbscale_catalog_table(rte->relid) == NULL)
+		return "a table that is not distributed";
+	if (!rte->inh && !inserted)
+		return "ONLY";
+	user = dbscale_rte_check_as_user(query, rte);
+	if (context->seen_user && user != context->check_as_user)
+		return "tables read as different users";
+	context->seen_user = true;
+	context->check_as_user = user;
+	return check_distributed(context, rte);
+}
+
+static const char *
+check_query(Shipment *context, Query *query)
+{
+	ListCell   *lc;
+
+	if (query->hasRowSecurity)
+		return "row-level security";
+	if (query->hasModifyingCTE)
+		return "a data-modifying WITH";
+	if (query->hasTargetSRFs)
+		return "a set-returning function in the select list";
+	if (query->rowMarks != NIL)
+		context->locks_rows = true;
+
+	dbscale_collect_perminfos(&context->rtable, &context->perminfos, query);
+	foreach(lc, query->rtable)
+	{
+		const char *reason = check_entry(context, query, lfirst(lc));
+
+		if (reason)
+			return reason;
+	}
+	return NULL;
+}
+
+bool
+dbscale_ship_check(Node *node, Shipment *context)
+{
+	if (node == NULL)
+		return false;
+	if (IsA(node, Query))
+	{
+		context->reason = check_query(context, (Query *) node);
+		if (context->reason)
+			return true;
+		return query_tree_walker((Query *) node, dbscale_ship_check, context, 0);
+	}
+	return expression_tree_walker(node, dbscale_ship_check, context);
+}
+
+/* ---- What mentions no row is computed here ---- */
+
+/* Take an expression out: $n instead, and n is its place in the list. */
+static Node *
+make_remote_param(Shipment *context, Node *expr)
+{
+	Param	   *param = makeNode(Param);
+	ListCell   *lc;
+	int			position = 0;
+
+	foreach(lc, context->params)
+	{
+		if (equal(lfirst(lc), expr) && !contain_volatile_functions(expr))
+			break;
+		position++;
+	}
+	if (position == list_length(context->params))
+		context->params = lappend(context->params, copyObject(expr));
+
+	param->paramkind = PARAM_EXTERN;
+	param->paramid = position + 1;
+	param->paramtype = exprType(expr);
+	param->paramtypmod = exprTypmod(expr);
+	param->paramcollid = exprCollation(expr);
+	param->location = -1;
+	return (Node *) param;
+}
+
+static bool
+has_param(Node *node, void *context)
+{
+	if (node == NULL)
+		return false;
+	if (IsA(node, Param))
+		return true;
+	return expression_tree_walker(node, has_param, context);
+}
+
+/* Only whole expressions are taken out, so that a node has nothing left to compute. */
+Node *
+dbscale_ship_extract(Node *node, Shipment *context)
+{
+	if (node == NULL)
+		return NULL;
+	if (IsA(node, Query))
+		return (Node *) query_tree_mutator((Query *) node, dbscale_ship_extract, context, 0);
+	if (IsA(node, TargetEntry) || IsA(node, List) || IsA(node, RangeTblFunction) ||
+		IsA(node, FromExpr) || IsA(node, JoinExpr) || IsA(node, SortGroupClause))
+		return expression_tree_mutator(node, dbscale_ship_extract, context);
+	if (IsA(node, Param) && ((Param *) node)->paramkind == PARAM_EXTERN)
+		return make_remote_param(context, node);
+
+	switch (nodeTag(node))
+	{
+		case T_FuncExpr:
+		case T_OpExpr:
+		case T_SQLValueFunction:
+		case T_NextValueExpr:
+		case T_CoerceViaIO:
+		case T_ArrayCoerceExpr:
+		case T_RelabelType:
+		case T_CaseExpr:
+		case T_CoalesceExpr:
+		case T_MinMaxExpr:
+		case T_CoerceToDomain:
+			if (dbscale_is_row_free(node) &&
+				(has_param(node, NULL) || contain_mutable_functions(node)) &&
+				(context->single_row || !contain_volatile_functions(node)))
+				return make_remote_param(context, node);
+			break;
+		default:
+			break;
+	}
+	return expression_tree_mutator(node, dbscale_ship_extract, context);
+}
+
+/* ---- What is left must mean the same on the node ---- */
+
+static bool
+is_builtin(Oid oid)
+{
+	return oid < FirstGenbkiObjectId || !OidIsValid(oid);
+}
+
+static bool
+is_local_function(Oid function, void *context)
+{
+	return !is_builtin(function) || func_volatile(function) != PROVOLATILE_IMMUTABLE;
+}
+
+/* Types whose values are names of this database's objects. */
+static bool
+is_local_type(Oid type)
+{
+	switch (type)
+	{
+		case REGPROCOID:
+		case REGPROCEDUREOID:
+		case REGOPEROID:
+		case REGOPERATOROID:
+		case REGCLASSOID:
+		case REGTYPEOID:
+		case REGCONFIGOID:
+		case REGDICTIONARYOID:
+		case REGROLEOID:
+		case REGNAMESPACEOID:
+		case REGCOLLATIONOID:
+		case RECORDOID:
+			return true;
+		default:
+			return !is_builtin(type);
+	}
+}
+
+/* All but the columns of "excluded", whose list has a whole row that is not sent. */
+static bool
+find_local_on_conflict(OnConflictExpr *conflict, Shipment *context)
+{
+	return dbscale_ship_find_local((Node *) conflict->arbiterElems, context) ||
+		dbscale_ship_find_local(conflict->arbiterWhere, context) ||
+		dbscale_ship_find_local((Node *) conflict->onConflictSet, context) ||
+		dbscale_ship_find_local(conflict->onConflictWhere, context);
+}
+
+bool
+dbscale_ship_find_local(Node *node, Shipment *context)
+{
+	if (node == NULL)
+		return false;
+	if (IsA(node, Query))
+		return query_tree_walker((Query *) node, dbscale_ship_find_local, context, 0);
+	if (IsA(node, OnConflictExpr))
+		return find_local_on_conflict((OnConflictExpr *) node, context);
+	if (check_functions_in_node(node, is_local_function, context))
+	{
+		context->reason = "a function that a node may not have, or that is not immutable";
+		return true;
+	}
+	switch (nodeTag(node))
+	{
+		case T_Var:
+			if (((Var *) node)->varattno <= 0)
+			{
+				context->reason = "a system column or whole row";
+				return true;
+			}
+			break;
+		case T_SQLValueFunction:
+		case T_NextValueExpr:
+		case T_CurrentOfExpr:
+		case T_CoerceToDomain:
+		case T_RowExpr:
+			context->reason = "an expression that only the coordinator can compute";
+			return true;
+		default:
+			break;
+	}
+	switch (nodeTag(node))
+	{
+		case T_Var:
+		case T_Const:
+		case T_Param:
+		case T_FuncExpr:
+		case T_OpExpr:
+		case T_Aggref:
+		case T_WindowFunc:
+		case T_CoerceViaIO:
+		case T_RelabelType:
+		case T_ArrayExpr:
+		case T_CollateExpr:
+			if (is_local_type(exprType(node)) || !is_builtin(exprCollation(node)))
+			{
+				context->reason = "a type or collation that a node may not have";
+				return true;
+			}
+			break;
+		default:
+			break;
+	}
+	return expression_tree_walker(node, dbscale_ship_find_local, context);
+}
+
+/* A copy in which no level has 18's entry for grouped expressions. */
+static Node *
+without_group_entries(Node *node, void *context)
+{
+	Query	   *query;
+
+	if (node == NULL)
+		return NULL;
+	if (!IsA(node, Query))
+		return expression_tree_mutator(node, without_group_entries, context);
+	query = query_tree_mutator((Query *) node, without_group_entries, context, 0);
+	dbscale_flatten_groups(query);
+	return (Node *) query;
+}
+
+Query *
+dbscale_ship_normalize(Query *query)
+{
+	if (!DBSCALE_HAS_GROUP_ENTRIES)
+		return query;
+	return (Query *) without_group_entries((Node *) query, NULL);
+}

@@ -1,0 +1,34 @@
+/*
+ * ship.h
+ *		What a statement must be for a node to run it.
+ */
+#ifndef DBSCALE_PLANNER_SHIP_H
+#define DBSCALE_PLANNER_SHIP_H
+
+#include "catalog/metadata.h"
+#include "nodes/parsenodes.h"
+
+typedef struct Shipment
+{
+	const char *reason;			/* why not; NULL so far */
+	bool		reference_too;	/* reference tables may be named */
+	List	   *relations;		/* OIDs of the tables met */
+	List	   *rtable;			/* relations whose privileges the executor checks */
+	List	   *perminfos;		/* the same from 16 on */
+	bool		locks_rows;
+	bool		seen_user;
+	Oid			check_as_user;
+	bool		single_row;		/* INSERT … VALUES of one row: volatile is computed here too */
+	List	   *params;			/* expressions of the remote statement's parameters */
+} Shipment;
+
+/* 18 has an entry for grouped expressions, which printing does not need: a copy without. */
+extern Query *dbscale_ship_normalize(Query *query);
+/* True, with the reason, when a query's or a subquery's kind or FROM is not for nodes. */
+extern bool dbscale_ship_check(Node *node, Shipment *shipment);
+/* A copy with what mentions no row taken out into `params`. */
+extern Node *dbscale_ship_extract(Node *node, Shipment *shipment);
+/* True, with the reason, when something in it is not certain to mean the same on a node. */
+extern bool dbscale_ship_find_local(Node *node, Shipment *shipment);
+
+#endif							/* DBSCALE_PLANNER_SHIP_H */
