@@ -206,6 +206,19 @@ dbscale_set_perminfos(PlannedStmt *plan, List *perminfos)
 #endif
 }
 
+/* An entry that is no relation any more; from 16 on others than relations may keep these. */
+static inline void
+dbscale_rte_forget_relation(RangeTblEntry *rte)
+{
+	rte->relid = InvalidOid;
+	rte->relkind = 0;
+	rte->rellockmode = 0;
+	rte->inh = false;
+#if PG_VERSION_NUM >= 160000
+	rte->perminfoindex = 0;
+#endif
+}
+
 /* 17: a wait event set belongs to a resource owner; before, to a memory context. */
 #include "storage/latch.h"
 #if PG_VERSION_NUM >= 180000

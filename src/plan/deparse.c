@@ -2,17 +2,23 @@
  * deparse.c
  *		A statement's text with holes for the names of shard tables.
  *
- * A shard's table has the schema, name and columns of its foreign table, so core's
- * pg_get_querydef() on a query whose relations were replaced by foreign tables
- * gives text that the node can run.  To find where the names stand in that text,
- * without guessing what is a literal, it is printed twice, for two different
- * shards: the texts differ in the names and nowhere else.
+ * Core's pg_get_querydef() prints a query whose relations were replaced by others:
  *
- *     … FROM dbscale_shards.posts_0 posts WHERE (title = 'dbscale_shards.posts_0')
- *     … FROM dbscale_shards.posts_1 posts WHERE (title = 'dbscale_shards.posts_0')
+ * - a table that is read, by a common table expression of the table's columns and a name
+ *   of our own making, which core prints as it is.  The node's columns have the same
+ *   names, but not always the same numbers, and this entry has no numbers;
+ * - the table that is written, by one of its foreign tables, which has the schema, name
+ *   and columns of the shard's table.
+ *
+ * To find where the names stand in the text, without guessing what is a literal, it is
+ * printed twice, with two sets of names: the texts differ in the names and nowhere else.
+ *
+ *     … FROM "shard a 16400" posts WHERE (title = 'shard a 16400')
+ *     … FROM "shard b 16400" posts WHERE (title = 'shard a 16400')
  */
 #include "plan/plan.h"
 
+#include "access/table.h"
 #include "catalog/pg_class.h"
 #include "lib/stringinfo.h"
 #include "nodes/makefuncs.h"
@@ -20,12 +26,15 @@
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
+#include "utils/rel.h"
 #include "utils/ruleutils.h"
 
-typedef struct ReplaceContext
+/* One of the two prints. */
+typedef struct Print
 {
-	int			position;		/* of the shard in the group's array */
-} ReplaceContext;
+	char		letter;
+	int			position;		/* of the shard whose foreign table is written */
+} Print;
 
 static char *
 foreign_table_name(Oid relation, int position)
@@ -37,46 +46,89 @@ foreign_table_name(Oid relation, int position)
 									  get_rel_name(relid));
 }
 
-/* Put the foreign tables of one shard in the place of the distributed tables. */
-static bool
-replace_relations(Node *node, ReplaceContext *context)
+static char *
+invented_name(Oid relation, const Print *print)
 {
+	return psprintf("shard %c %u", print->letter, relation);
+}
+
+/* A table that is read, as a common table expression with its columns. */
+static void
+invent_table(RangeTblEntry *rte, const Print *print)
+{
+	Relation	rel = table_open(rte->relid, NoLock);
+	TupleDesc	desc = RelationGetDescr(rel);
+	List	   *names = NIL;
+
+	for (int i = 0; i < desc->natts; i++)
+	{
+		Form_pg_attribute column = TupleDescAttr(desc, i);
+
+		names = lappend(names, makeString(column->attisdropped ? pstrdup("") :
+										  pstrdup(NameStr(column->attname))));
+		rte->coltypes = lappend_oid(rte->coltypes, column->atttypid);
+		rte->coltypmods = lappend_int(rte->coltypmods, column->atttypmod);
+		rte->colcollations = lappend_oid(rte->colcollations, column->attcollation);
+	}
+	table_close(rel, NoLock);
+	rte->rtekind = RTE_CTE;
+	rte->ctename = invented_name(rte->relid, print);
+	rte->alias = makeAlias(rte->eref->aliasname, NIL);
+	rte->eref = makeAlias(rte->eref->aliasname, names);
+	dbscale_rte_forget_relation(rte);
+}
+
+static void
+replace_target(RangeTblEntry *rte, const Print *print)
+{
+	const DistributedTable *table = dbscale_catalog_require_distributed(rte->relid);
+
+	rte->relid = table->foreign_tables[print->position];
+	/* the row of ON CONFLICT's "excluded" has a kind of its own */
+	if (rte->relkind == RELKIND_PARTITIONED_TABLE)
+		rte->relkind = RELKIND_FOREIGN_TABLE;
+	/* without an alias its columns would be qualified by its new name */
+	if (rte->alias == NULL)
+		rte->alias = makeAlias(rte->eref->aliasname, NIL);
+}
+
+static bool
+replace_relations(Node *node, const Print *print)
+{
+	ListCell   *lc;
+	int			rti = 0;
+
 	if (node == NULL)
 		return false;
-	if (IsA(node, RangeTblEntry))
-	{
-		RangeTblEntry *rte = (RangeTblEntry *) node;
-		const DistributedTable *table;
+	if (!IsA(node, Query))
+		return expression_tree_walker(node, replace_relations, (void *) print);
 
-		if (rte->rtekind == RTE_RELATION &&
-			(table = dbscale_catalog_table(rte->relid)) != NULL && !table->is_reference)
-		{
-			rte->relid = table->foreign_tables[context->position];
-			/* the row of ON CONFLICT's "excluded" has a kind of its own */
-			if (rte->relkind == RELKIND_PARTITIONED_TABLE)
-				rte->relkind = RELKIND_FOREIGN_TABLE;
-			/* without an alias its columns would be qualified by its new name */
-			if (rte->alias == NULL)
-				rte->alias = makeAlias(rte->eref->aliasname, NIL);
-		}
-		return false;
+	foreach(lc, ((Query *) node)->rtable)
+	{
+		Query	   *query = (Query *) node;
+		RangeTblEntry *rte = lfirst(lc);
+
+		rti++;
+		if (rte->rtekind != RTE_RELATION || dbscale_catalog_table(rte->relid) == NULL)
+			continue;
+		if (rti == query->resultRelation ||
+			(query->onConflict && rti == query->onConflict->exclRelIndex))
+			replace_target(rte, print);
+		else
+			invent_table(rte, print);
 	}
-	if (IsA(node, Query))
-		return query_tree_walker((Query *) node, replace_relations, context,
-								 QTW_EXAMINE_RTES_BEFORE);
-	return expression_tree_walker(node, replace_relations, context);
+	return query_tree_walker((Query *) node, replace_relations, (void *) print, 0);
 }
 
 /* Everything is printed with its schema: the node's search_path is pg_catalog as well. */
 static char *
-print_for_shard(Query *query, int position)
+print_query(Query *query, const Print *print)
 {
-	ReplaceContext context = {position};
 	Query	   *copy = copyObject(query);
 	int			nest = NewGUCNestLevel();
 	char	   *text;
 
-	replace_relations((Node *) copy, &context);
+	replace_relations((Node *) copy, print);
 	(void) set_config_option("search_path", "pg_catalog", PGC_USERSET, PGC_S_SESSION,
 							 GUC_ACTION_SAVE, true, 0, false);
 	text = pg_get_querydef(copy, false);
@@ -100,37 +152,68 @@ name_at(const char *a, const char *b, char **names_a, char **names_b, int count)
 	return best;
 }
 
+/* The first distributed table among them, or NULL. */
+static const DistributedTable *
+first_distributed(List *relations)
+{
+	ListCell   *lc;
+
+	foreach(lc, relations)
+	{
+		const DistributedTable *table = dbscale_catalog_table(lfirst_oid(lc));
+
+		if (table != NULL && !table->is_reference)
+			return table;
+	}
+	return NULL;
+}
+
+/* The names that may stand in a print: first those of tables read, then of tables written. */
+static char **
+names_in(List *relations, const Print *print)
+{
+	int			count = list_length(relations);
+	char	  **names = palloc0(sizeof(char *) * 2 * count);
+	int			i = 0;
+	ListCell   *lc;
+
+	foreach(lc, relations)
+	{
+		names[i] = psprintf("\"%s\"", invented_name(lfirst_oid(lc), print));
+		names[count + i] = dbscale_catalog_table(lfirst_oid(lc))->is_reference ?
+			names[i] : foreign_table_name(lfirst_oid(lc), print->position);
+		i++;
+	}
+	return names;
+}
+
 ShardSql
 dbscale_plan_deparse(Query *query, List *relations)
 {
-	const DistributedTable *table = dbscale_catalog_require_distributed(linitial_oid(relations));
+	const DistributedTable *table = first_distributed(relations);
 	int			count = list_length(relations);
-	int			last = table->group->nshards - 1;
-	char	  **names_a = palloc(sizeof(char *) * count);
-	char	  **names_b = palloc(sizeof(char *) * count);
-	char	   *text_a = print_for_shard(query, 0);
-	char	   *text_b = print_for_shard(query, last);
+	int			last = table ? table->group->nshards - 1 : 0;
+	const Print print_a = {'a', 0};
+	const Print print_b = {'b', last};
+	char	  **names_a = names_in(relations, &print_a);
+	char	  **names_b = names_in(relations, &print_b);
+	char	   *text_a = print_query(query, &print_a);
+	char	   *text_b = print_query(query, &print_b);
 	const char *a = text_a;
 	const char *b = text_b;
 	StringInfoData piece;
 	ShardSql	sql = {NIL, NIL};
 	const ShardSql nowhere = {NIL, NIL};
 
-	for (int i = 0; i < count; i++)
-	{
-		names_a[i] = foreign_table_name(list_nth_oid(relations, i), 0);
-		names_b[i] = foreign_table_name(list_nth_oid(relations, i), last);
-	}
-
 	initStringInfo(&piece);
 	while (*a)
 	{
-		int			found = last > 0 ? name_at(a, b, names_a, names_b, count) : -1;
+		int			found = name_at(a, b, names_a, names_b, 2 * count);
 
 		if (found >= 0)
 		{
 			sql.pieces = lappend(sql.pieces, makeString(pstrdup(piece.data)));
-			sql.tables = lappend_int(sql.tables, found);
+			sql.tables = lappend_int(sql.tables, found % count);
 			resetStringInfo(&piece);
 			a += strlen(names_a[found]);
 			b += strlen(names_b[found]);
@@ -144,6 +227,20 @@ dbscale_plan_deparse(Query *query, List *relations)
 	}
 	sql.pieces = lappend(sql.pieces, makeString(piece.data));
 	return sql;
+}
+
+/* Also of a reference table, which is whole on every node. */
+static char *
+name_on_node(Oid relation, int shard)
+{
+	const DistributedTable *table = dbscale_catalog_table(relation);
+
+	if (table == NULL)
+		dbscale_catalog_require_distributed(relation);
+	if (table->is_reference)
+		return quote_qualified_identifier(DBSCALE_SHARDS_SCHEMA, table->stored_name);
+	return foreign_table_name(relation,
+							  dbscale_catalog_shard(table->group, shard) - table->group->shards);
 }
 
 char *
@@ -160,10 +257,8 @@ dbscale_plan_shard_sql(const ShardSql *sql, List *relations, int shard)
 		if (i < list_length(sql->tables))
 		{
 			Oid			relation = list_nth_oid(relations, list_nth_int(sql->tables, i));
-			const DistributedTable *table = dbscale_catalog_require_distributed(relation);
-			const Shard *found = dbscale_catalog_shard(table->group, shard);
 
-			appendStringInfoString(&text, foreign_table_name(relation, found - table->group->shards));
+			appendStringInfoString(&text, name_on_node(relation, shard));
 		}
 		i++;
 	}

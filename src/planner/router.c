@@ -244,12 +244,30 @@ add_dependencies(PlannedStmt *plan)
 	}
 }
 
+/* Also tells if there is a reference table among them, whose rows are locked here only. */
+static Oid
+first_distributed(List *relations, bool *names_reference)
+{
+	Oid			first = InvalidOid;
+	ListCell   *lc;
+
+	foreach(lc, relations)
+	{
+		if (dbscale_catalog_table(lfirst_oid(lc))->is_reference)
+			*names_reference = true;
+		else if (!OidIsValid(first))
+			first = lfirst_oid(lc);
+	}
+	return first;
+}
+
 PlannedStmt *
 dbscale_router_plan(Query *query, int cursor_options, const char **reason)
 {
-	Shipment context = {0};
+	Shipment	context = {.reference_too = true};
 	RouterTask	task = {0};
 	bool		insert = query->commandType == CMD_INSERT;
+	bool		names_reference = false;
 	Query	   *shipped;
 	Expr	   *key = NULL;
 	List	   *exprs;
@@ -264,9 +282,14 @@ dbscale_router_plan(Query *query, int cursor_options, const char **reason)
 		*reason = context.reason;
 		return NULL;
 	}
-	*reason = "no single value of the shard key";
-	if (context.relations == NIL)
+	task.key_table = first_distributed(context.relations, &names_reference);
+	*reason = "no distributed table";
+	if (!OidIsValid(task.key_table))
 		return NULL;
+	*reason = "FOR UPDATE or FOR SHARE beside a reference table";
+	if (context.locks_rows && names_reference)
+		return NULL;
+	*reason = "no single value of the shard key";
 	if (!insert && (key = dbscale_infer_key(query)) == NULL)
 		return NULL;
 
@@ -283,7 +306,6 @@ dbscale_router_plan(Query *query, int cursor_options, const char **reason)
 		return NULL;
 
 	task.command = query->commandType;
-	task.key_table = linitial_oid(context.relations);
 	task.relations = context.relations;
 	if (query->resultRelation)
 		task.target = ((RangeTblEntry *) list_nth(query->rtable, query->resultRelation - 1))->relid;

@@ -27,18 +27,17 @@
 
 /* ---- Which statements, and which range table entries ---- */
 
+/* Columns of the table written are named by number, which the shards count otherwise. */
 static const char *
-check_distributed(Shipment *context, RangeTblEntry *rte)
+check_target(RangeTblEntry *rte)
 {
-	Relation	rel;
+	Relation	rel = table_open(rte->relid, NoLock);
 	const char *reason = NULL;
 
-	rel = table_open(rte->relid, NoLock);
 	for (int i = 0; i < RelationGetNumberOfAttributes(rel); i++)
 		if (TupleDescAttr(RelationGetDescr(rel), i)->attisdropped)
-			reason = "a table with dropped columns";
+			reason = "a write to a table with dropped columns";
 	table_close(rel, NoLock);
-	context->relations = list_append_unique_oid(context->relations, rte->relid);
 	return reason;
 }
 
@@ -68,10 +67,11 @@ is_excluded(Query *query, RangeTblEntry *rte)
 
 /* A view's own entry is there for its privileges only; it is in no join tree. */
 static const char *
-check_entry(Shipment *context, Query *query, RangeTblEntry *rte)
+check_entry(Shipment *shipment, Query *query, RangeTblEntry *rte)
 {
-	bool		inserted = query->commandType == CMD_INSERT &&
+	bool		is_target = query->resultRelation > 0 &&
 		rte == list_nth(query->rtable, query->resultRelation - 1);
+	const DistributedTable *table;
 	Oid			user;
 
 	if (rte->security_barrier || rte->securityQuals != NIL)
@@ -96,21 +96,22 @@ check_entry(Shipment *context, Query *query, RangeTblEntry *rte)
 
 	if (rte->relkind == RELKIND_VIEW || is_excluded(query, rte))
 		return NULL;
-	if (rte->relkind != RELKIND_PARTITIONED_TABLE ||
-		dbscale_catalog_table(rte->relid) == NULL)
+	table = dbscale_catalog_table(rte->relid);
+	if (table == NULL || (table->is_reference && !shipment->reference_too))
 		return "a table that is not distributed";
-	if (!rte->inh && !inserted)
+	if (!rte->inh && !(is_target && query->commandType == CMD_INSERT))
 		return "ONLY";
 	user = dbscale_rte_check_as_user(query, rte);
-	if (context->seen_user && user != context->check_as_user)
+	if (shipment->seen_user && user != shipment->check_as_user)
 		return "tables read as different users";
-	context->seen_user = true;
-	context->check_as_user = user;
-	return check_distributed(context, rte);
+	shipment->seen_user = true;
+	shipment->check_as_user = user;
+	shipment->relations = list_append_unique_oid(shipment->relations, rte->relid);
+	return is_target ? check_target(rte) : NULL;
 }
 
 static const char *
-check_query(Shipment *context, Query *query)
+check_query(Shipment *shipment, Query *query)
 {
 	ListCell   *lc;
 
@@ -121,12 +122,12 @@ check_query(Shipment *context, Query *query)
 	if (query->hasTargetSRFs)
 		return "a set-returning function in the select list";
 	if (query->rowMarks != NIL)
-		context->locks_rows = true;
+		shipment->locks_rows = true;
 
-	dbscale_collect_perminfos(&context->rtable, &context->perminfos, query);
+	dbscale_collect_perminfos(&shipment->rtable, &shipment->perminfos, query);
 	foreach(lc, query->rtable)
 	{
-		const char *reason = check_entry(context, query, lfirst(lc));
+		const char *reason = check_entry(shipment, query, lfirst(lc));
 
 		if (reason)
 			return reason;
@@ -135,38 +136,38 @@ check_query(Shipment *context, Query *query)
 }
 
 bool
-dbscale_ship_check(Node *node, Shipment *context)
+dbscale_ship_check(Node *node, Shipment *shipment)
 {
 	if (node == NULL)
 		return false;
 	if (IsA(node, Query))
 	{
-		context->reason = check_query(context, (Query *) node);
-		if (context->reason)
+		shipment->reason = check_query(shipment, (Query *) node);
+		if (shipment->reason)
 			return true;
-		return query_tree_walker((Query *) node, dbscale_ship_check, context, 0);
+		return query_tree_walker((Query *) node, dbscale_ship_check, shipment, 0);
 	}
-	return expression_tree_walker(node, dbscale_ship_check, context);
+	return expression_tree_walker(node, dbscale_ship_check, shipment);
 }
 
 /* ---- What mentions no row is computed here ---- */
 
 /* Take an expression out: $n instead, and n is its place in the list. */
 static Node *
-make_remote_param(Shipment *context, Node *expr)
+make_remote_param(Shipment *shipment, Node *expr)
 {
 	Param	   *param = makeNode(Param);
 	ListCell   *lc;
 	int			position = 0;
 
-	foreach(lc, context->params)
+	foreach(lc, shipment->params)
 	{
 		if (equal(lfirst(lc), expr) && !contain_volatile_functions(expr))
 			break;
 		position++;
 	}
-	if (position == list_length(context->params))
-		context->params = lappend(context->params, copyObject(expr));
+	if (position == list_length(shipment->params))
+		shipment->params = lappend(shipment->params, copyObject(expr));
 
 	param->paramkind = PARAM_EXTERN;
 	param->paramid = position + 1;
@@ -189,17 +190,17 @@ has_param(Node *node, void *context)
 
 /* Only whole expressions are taken out, so that a node has nothing left to compute. */
 Node *
-dbscale_ship_extract(Node *node, Shipment *context)
+dbscale_ship_extract(Node *node, Shipment *shipment)
 {
 	if (node == NULL)
 		return NULL;
 	if (IsA(node, Query))
-		return (Node *) query_tree_mutator((Query *) node, dbscale_ship_extract, context, 0);
+		return (Node *) query_tree_mutator((Query *) node, dbscale_ship_extract, shipment, 0);
 	if (IsA(node, TargetEntry) || IsA(node, List) || IsA(node, RangeTblFunction) ||
 		IsA(node, FromExpr) || IsA(node, JoinExpr) || IsA(node, SortGroupClause))
-		return expression_tree_mutator(node, dbscale_ship_extract, context);
+		return expression_tree_mutator(node, dbscale_ship_extract, shipment);
 	if (IsA(node, Param) && ((Param *) node)->paramkind == PARAM_EXTERN)
-		return make_remote_param(context, node);
+		return make_remote_param(shipment, node);
 
 	switch (nodeTag(node))
 	{
@@ -216,13 +217,13 @@ dbscale_ship_extract(Node *node, Shipment *context)
 		case T_CoerceToDomain:
 			if (dbscale_is_row_free(node) &&
 				(has_param(node, NULL) || contain_mutable_functions(node)) &&
-				(context->single_row || !contain_volatile_functions(node)))
-				return make_remote_param(context, node);
+				(shipment->single_row || !contain_volatile_functions(node)))
+				return make_remote_param(shipment, node);
 			break;
 		default:
 			break;
 	}
-	return expression_tree_mutator(node, dbscale_ship_extract, context);
+	return expression_tree_mutator(node, dbscale_ship_extract, shipment);
 }
 
 /* ---- What is left must mean the same on the node ---- */
@@ -265,26 +266,26 @@ is_local_type(Oid type)
 
 /* All but the columns of "excluded", whose list has a whole row that is not sent. */
 static bool
-find_local_on_conflict(OnConflictExpr *conflict, Shipment *context)
+find_local_on_conflict(OnConflictExpr *conflict, Shipment *shipment)
 {
-	return dbscale_ship_find_local((Node *) conflict->arbiterElems, context) ||
-		dbscale_ship_find_local(conflict->arbiterWhere, context) ||
-		dbscale_ship_find_local((Node *) conflict->onConflictSet, context) ||
-		dbscale_ship_find_local(conflict->onConflictWhere, context);
+	return dbscale_ship_find_local((Node *) conflict->arbiterElems, shipment) ||
+		dbscale_ship_find_local(conflict->arbiterWhere, shipment) ||
+		dbscale_ship_find_local((Node *) conflict->onConflictSet, shipment) ||
+		dbscale_ship_find_local(conflict->onConflictWhere, shipment);
 }
 
 bool
-dbscale_ship_find_local(Node *node, Shipment *context)
+dbscale_ship_find_local(Node *node, Shipment *shipment)
 {
 	if (node == NULL)
 		return false;
 	if (IsA(node, Query))
-		return query_tree_walker((Query *) node, dbscale_ship_find_local, context, 0);
+		return query_tree_walker((Query *) node, dbscale_ship_find_local, shipment, 0);
 	if (IsA(node, OnConflictExpr))
-		return find_local_on_conflict((OnConflictExpr *) node, context);
-	if (check_functions_in_node(node, is_local_function, context))
+		return find_local_on_conflict((OnConflictExpr *) node, shipment);
+	if (check_functions_in_node(node, is_local_function, NULL))
 	{
-		context->reason = "a function that a node may not have, or that is not immutable";
+		shipment->reason = "a function that a node may not have, or that is not immutable";
 		return true;
 	}
 	switch (nodeTag(node))
@@ -292,7 +293,7 @@ dbscale_ship_find_local(Node *node, Shipment *context)
 		case T_Var:
 			if (((Var *) node)->varattno <= 0)
 			{
-				context->reason = "a system column or whole row";
+				shipment->reason = "a system column or whole row";
 				return true;
 			}
 			break;
@@ -301,7 +302,7 @@ dbscale_ship_find_local(Node *node, Shipment *context)
 		case T_CurrentOfExpr:
 		case T_CoerceToDomain:
 		case T_RowExpr:
-			context->reason = "an expression that only the coordinator can compute";
+			shipment->reason = "an expression that only the coordinator can compute";
 			return true;
 		default:
 			break;
@@ -321,14 +322,14 @@ dbscale_ship_find_local(Node *node, Shipment *context)
 		case T_CollateExpr:
 			if (is_local_type(exprType(node)) || !is_builtin(exprCollation(node)))
 			{
-				context->reason = "a type or collation that a node may not have";
+				shipment->reason = "a type or collation that a node may not have";
 				return true;
 			}
 			break;
 		default:
 			break;
 	}
-	return expression_tree_walker(node, dbscale_ship_find_local, context);
+	return expression_tree_walker(node, dbscale_ship_find_local, shipment);
 }
 
 /* A copy in which no level has 18's entry for grouped expressions. */
