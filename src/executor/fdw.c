@@ -7,6 +7,7 @@
  * planner would only under use_remote_estimate, which the validator refuses.
  */
 #include "executor/internal.h"
+#include "executor/fanout_scan.h"
 #include "executor/router_scan.h"
 
 #include "access/reloptions.h"
@@ -270,4 +271,5 @@ dbscale_executor_init(void)
 {
 	/* postgres_fdw's library is loaded when first needed */
 	dbscale_router_scan_init();
+	dbscale_fanout_scan_init();
 }

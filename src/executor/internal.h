@@ -109,12 +109,26 @@ typedef struct ForeignScanRun ForeignScanRun;
 
 typedef struct WriteQueue WriteQueue;
 
+/* A custom scan that reads shards, as its run knows it. */
+typedef struct RunReader
+{
+	void	   *scan;
+	void		(*send) (void *scan);
+	void		(*keep) (void *scan);	/* its rows outlive the current subtransaction */
+	List	   *relations;		/* OIDs of the tables it reads */
+	Oid			userid;
+	bool		depends;		/* on parameters that the executor computes on the way */
+	bool		sent;
+	bool		ended;
+} RunReader;
+
 typedef struct PlanRun
 {
 	dlist_node	node;
 	EState	   *estate;
 	List	   *scans;			/* of ForeignScanRun *, plain scans */
 	List	   *directs;		/* of ForeignScanRun *, direct modifications */
+	List	   *readers;		/* of RunReader *, custom scans */
 	List	   *modified;		/* OIDs of foreign tables written, and of their ancestors */
 	List	   *loaders;		/* of ShardLoader * */
 	struct HTAB *written;		/* rows written by this statement: see modify.c */
@@ -163,6 +177,11 @@ extern PlanRun *dbscale_run_get(EState *estate);
 extern int	dbscale_run_nest_level(EState *estate);
 /* Fill in what scans and direct modifications have in common, and register. */
 extern ForeignScanRun *dbscale_run_add_scan(ForeignScanState *node, List *fdw_private, bool direct);
+extern void dbscale_run_add_reader(PlanRun *run, RunReader *reader);
+/* As dbscale_run_send, for a custom scan. */
+extern void dbscale_run_send_reader(PlanRun *run, RunReader *reader);
+/* Which transaction a statement of a custom scan to this node takes. */
+extern RemoteUse dbscale_run_use(PlanRun *run, Oid serverid, Oid userid);
 /* Send this scan, and with it every other that can go now. */
 extern void dbscale_run_send(ForeignScanRun *scan);
 /*

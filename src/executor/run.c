@@ -3,7 +3,8 @@
  *		What the foreign scans and modifications of one executor run share.
  *
  * Nouns: a *run* is one execution of one plan, found by its EState.  A *scan* is
- * one ForeignScan node of it; a *direct modification* is one that updates or
+ * one ForeignScan node of it; a *reader* is a custom scan that reads shards; a *direct
+ * modification* is one that updates or
  * deletes on the node by itself.
  *
  * Nodes work at the same time because statements go out before they are needed.
@@ -283,35 +284,53 @@ is_alone(PlanRun *run)
 		plan->commandType == CMD_SELECT && plan->rowMarks == NIL && !plan->hasModifyingCTE;
 }
 
-static RemoteUse
-use_for_scan(ForeignScanRun *scan)
+/* How many statements of this run read on the node? */
+static int
+count_statements(PlanRun *run, Oid serverid, Oid userid)
 {
-	PlanRun *run = scan->run;
-	ListCell   *lc;
 	int			statements = 0;
+	ListCell   *lc;
 
-	/*
-	 * FOR UPDATE and FOR SHARE need the transaction, which keeps their locks, but
-	 * change nothing that a second phase of commit would have to protect.
-	 */
+	foreach(lc, run->scans)
+	{
+		ForeignScanRun *scan = lfirst(lc);
+
+		if (scan->serverid == serverid && scan->userid == userid)
+			statements += scan->exec_params == NULL ? 1 : 2;
+	}
+	/* which nodes these touch is known when they are sent: assume all */
+	foreach(lc, run->readers)
+		statements += ((RunReader *) lfirst(lc))->depends ? 2 : 1;
+	return statements;
+}
+
+RemoteUse
+dbscale_run_use(PlanRun *run, Oid serverid, Oid userid)
+{
 	if (!run->use_known)
 	{
 		run->alone = is_alone(run);
 		run->use_known = true;
 	}
-	if (!run->alone || scan->locks_rows)
+	if (!run->alone)
 		return REMOTE_READ;
 	if (run->estate->es_plannedstmt->subplans != NIL ||
-		repeats_walker(ActivePortal->queryDesc->planstate, NULL))
+		repeats_walker(ActivePortal->queryDesc->planstate, NULL) ||
+		count_statements(run, serverid, userid) > 1)
 		return REMOTE_READ_STABLE;
-	foreach(lc, run->scans)
-	{
-		ForeignScanRun *other = lfirst(lc);
+	return REMOTE_READ_ALONE;
+}
 
-		if (other->serverid == scan->serverid && other->userid == scan->userid)
-			statements += other->exec_params == NULL ? 1 : 2;
-	}
-	return statements == 1 ? REMOTE_READ_ALONE : REMOTE_READ_STABLE;
+/*
+ * FOR UPDATE and FOR SHARE need the transaction, which keeps their locks, but
+ * change nothing that a second phase of commit would have to protect.
+ */
+static RemoteUse
+use_for_scan(ForeignScanRun *scan)
+{
+	if (scan->locks_rows)
+		return REMOTE_READ;
+	return dbscale_run_use(scan->run, scan->serverid, scan->userid);
 }
 
 /* ---- what a reader sees ---- */
@@ -371,13 +390,13 @@ evaluate_params(ForeignScanRun *scan)
 }
 
 static void
-refuse_read_after_write(ForeignScanRun *scan)
+refuse_read_after_write(PlanRun *run, List *relations)
 {
 	ListCell   *lc;
 
-	foreach(lc, scan->relations)
+	foreach(lc, relations)
 	{
-		if (list_member_oid(scan->run->modified, lfirst_oid(lc)))
+		if (list_member_oid(run->modified, lfirst_oid(lc)))
 			ereport(ERROR,
 					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 					 errmsg("the statement reads shard \"%s\" again after writing to it",
@@ -412,7 +431,7 @@ send_statement(ForeignScanRun *scan, RemoteUse use)
 static void
 send_scan(ForeignScanRun *scan)
 {
-	refuse_read_after_write(scan);
+	refuse_read_after_write(scan->run, scan->relations);
 	send_statement(scan, use_for_scan(scan));
 }
 
@@ -444,6 +463,14 @@ may_stop_early(PlanRun *run)
 }
 
 static void
+send_reader(PlanRun *run, RunReader *custom)
+{
+	refuse_read_after_write(run, custom->relations);
+	custom->sent = true;
+	custom->send(custom->scan);
+}
+
+static void
 send_all_scans(PlanRun *run)
 {
 	ListCell   *lc;
@@ -459,6 +486,31 @@ send_all_scans(PlanRun *run)
 		if (scan->statement == NULL && !scan->ended && scan->exec_params == NULL)
 			send_scan(scan);
 	}
+	foreach(lc, run->readers)
+	{
+		RunReader  *custom = lfirst(lc);
+
+		if (!custom->sent && !custom->ended && !custom->depends)
+			send_reader(run, custom);
+	}
+}
+
+void
+dbscale_run_add_reader(PlanRun *run, RunReader *reader)
+{
+	MemoryContext caller = MemoryContextSwitchTo(run->estate->es_query_cxt);
+
+	run->readers = lappend(run->readers, reader);
+	MemoryContextSwitchTo(caller);
+}
+
+void
+dbscale_run_send_reader(PlanRun *run, RunReader *reader)
+{
+	if (run->estate->es_epq_active == NULL && !reader->depends && !may_stop_early(run))
+		send_all_scans(run);
+	if (!reader->sent)
+		send_reader(run, reader);
 }
 
 /*
@@ -528,6 +580,13 @@ send_for_other_run(PlanRun *run)
 
 		if (scan->statement != NULL)
 			dbscale_remote_belongs_to(scan->statement, 1);
+	}
+	foreach(lc, run->readers)
+	{
+		RunReader  *custom = lfirst(lc);
+
+		if (custom->sent && !custom->ended)
+			custom->keep(custom->scan);
 	}
 	CurrentResourceOwner = owner;
 }
