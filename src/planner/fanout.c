@@ -1,13 +1,54 @@
 /*
  * fanout.c
  *		The plan of a query that many shards answer, each a part.
+ *
+ * A statement that is not for one shard is looked at level by level, from the outside
+ * in.  A level is pushed down when its tables are joined on their shard keys, so that
+ * rows of one shard never meet rows of another (inference.c), and when what is pushed
+ * means the same on a node (ship.c).  It is then split (fanout_split.c), and its FROM
+ * becomes
+ *
+ *		FROM dbscale.shard_rows('task', $1, now(), …) AS rows (c1 int8, c2 text, …)
+ *
+ * whose first argument is the printed FanoutTask and whose others are the expressions
+ * that are computed here.  Core plans the whole statement, and where it meets that
+ * function, set_rel_pathlist_hook gives it a custom path for executor/fanout_scan.c.
+ *
+ * The level's tables stay in its range table, where nothing refers to them: by them
+ * the executor checks privileges, and plans are locked and invalidated.
+ *
+ * A level that cannot be pushed down keeps its foreign tables, and the levels below
+ * it are looked at.
  */
-#include "planner/planner.h"
+#include "planner/fanout.h"
 
+#include "catalog/namespace.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_collation.h"
+#include "catalog/pg_proc.h"
+#include "catalog/pg_type.h"
 #include "fmgr.h"
+#include "nodes/makefuncs.h"
+#include "nodes/nodeFuncs.h"
+#include "nodes/pathnodes.h"
+#include "optimizer/cost.h"
+#include "optimizer/optimizer.h"
+#include "optimizer/pathnode.h"
+#include "optimizer/paths.h"
+#include "optimizer/restrictinfo.h"
+#include "parser/parsetree.h"
+#include "rewrite/rewriteManip.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/syscache.h"
+
+#define PLACEHOLDER_FUNCTION "shard_rows"
+
+DBSCALE_FUNCTION(dbscale_shard_rows);
+
+static set_rel_pathlist_hook_type previous_pathlist_hook = NULL;
 
 /* Only a place in a query that was split; never called. */
-DBSCALE_FUNCTION(dbscale_shard_rows);
 Datum
 dbscale_shard_rows(PG_FUNCTION_ARGS)
 {
@@ -16,4 +57,485 @@ dbscale_shard_rows(PG_FUNCTION_ARGS)
 			 errmsg("dbscale.shard_rows cannot be called"),
 			 errdetail("It marks the place of a scan of shards in a query that the planner has split.")));
 	PG_RETURN_NULL();
+}
+
+/* ---- which levels ---- */
+
+typedef struct OuterContext
+{
+	int			depth;
+} OuterContext;
+
+/* Does it need anything of the queries around it: a column, an aggregate, a CTE? */
+static bool
+needs_outside(Node *node, OuterContext *context)
+{
+	if (node == NULL)
+		return false;
+	switch (nodeTag(node))
+	{
+		case T_Var:
+			return ((Var *) node)->varlevelsup > context->depth;
+		case T_Aggref:
+			if (((Aggref *) node)->agglevelsup > context->depth)
+				return true;
+			break;
+		case T_GroupingFunc:
+			if (((GroupingFunc *) node)->agglevelsup > context->depth)
+				return true;
+			break;
+		case T_RangeTblEntry:
+			return ((RangeTblEntry *) node)->rtekind == RTE_CTE;
+		case T_Query:
+			{
+				bool		result;
+
+				context->depth++;
+				result = query_tree_walker((Query *) node, needs_outside, context,
+										   QTW_EXAMINE_RTES_BEFORE);
+				context->depth--;
+				return result;
+			}
+		default:
+			break;
+	}
+	return expression_tree_walker(node, needs_outside, context);
+}
+
+static const char *
+check_level(Query *query)
+{
+	OuterContext context = {-1};
+
+	if (query->commandType != CMD_SELECT || query->setOperations != NULL)
+		return "not a plain SELECT";
+	if (query->jointree->fromlist == NIL)
+		return "no FROM";
+	if (query->cteList != NIL)
+		return "WITH";
+	if (query->hasTargetSRFs)
+		return "a set-returning function in the select list";
+	if (query->rowMarks != NIL || query->hasForUpdate)
+		return "FOR UPDATE or FOR SHARE";
+	if (needs_outside((Node *) query, &context))
+		return "a reference to an outer query or to WITH";
+	return NULL;
+}
+
+/* Can these go to the shards, joined as they are? */
+static bool
+place_level(FanoutLevel *level, Query *query)
+{
+	Shipment	none = {.reference_too = true};
+	bool		names_distributed = false;
+	ListCell   *lc;
+
+	level->shipment = none;
+	if (dbscale_ship_check((Node *) query, &level->shipment))
+	{
+		level->reason = level->shipment.reason;
+		return false;
+	}
+	if (level->shipment.locks_rows)
+		level->reason = "FOR UPDATE or FOR SHARE";
+	foreach(lc, level->shipment.relations)
+		if (!dbscale_catalog_table(lfirst_oid(lc))->is_reference)
+			names_distributed = true;
+	if (!names_distributed)
+		level->reason = "no distributed table";
+	else if (!dbscale_infer_colocation(query, &level->colocation))
+		level->reason = "the tables are not joined on their shard keys";
+	return level->reason == NULL;
+}
+
+/* ---- the placeholder ---- */
+
+static Oid
+placeholder_function(void)
+{
+	Oid			types[2] = {TEXTOID, ANYOID};
+	oidvector  *arguments = buildoidvector(types, 2);
+
+	return GetSysCacheOid3(PROCNAMEARGSNSP, Anum_pg_proc_oid, CStringGetDatum(PLACEHOLDER_FUNCTION),
+						   PointerGetDatum(arguments),
+						   ObjectIdGetDatum(get_namespace_oid(DBSCALE_SCHEMA, false)));
+}
+
+static RangeTblEntry *
+placeholder(FanoutLevel *level, const FanoutTask *task, List *exprs)
+{
+	RangeTblEntry *rte = makeNode(RangeTblEntry);
+	RangeTblFunction *function = makeNode(RangeTblFunction);
+	char	   *text = nodeToString(dbscale_plan_pack_fanout(task));
+	Const	   *first = makeConst(TEXTOID, -1, DEFAULT_COLLATION_OID, -1, CStringGetTextDatum(text), false, false);
+	FuncExpr   *call;
+	List	   *names = NIL;
+	ListCell   *lc;
+
+	/* the function has at least one expression */
+	if (exprs == NIL)
+		exprs = list_make1(makeNullConst(TEXTOID, -1, DEFAULT_COLLATION_OID));
+	call = makeFuncExpr(placeholder_function(), RECORDOID, lcons(first, exprs),
+						InvalidOid, InvalidOid, COERCE_EXPLICIT_CALL);
+	call->funcretset = true;
+	function->funcexpr = (Node *) call;
+	foreach(lc, level->columns)
+	{
+		Node	   *expr = (Node *) ((TargetEntry *) lfirst(lc))->expr;
+		char	   *name = psprintf("c%d", foreach_current_index(lc) + 1);
+
+		names = lappend(names, makeString(name));
+		function->funccolnames = lappend(function->funccolnames, makeString(pstrdup(name)));
+		function->funccoltypes = lappend_oid(function->funccoltypes, exprType(expr));
+		function->funccoltypmods = lappend_int(function->funccoltypmods, exprTypmod(expr));
+		function->funccolcollations = lappend_oid(function->funccolcollations, exprCollation(expr));
+	}
+	function->funccolcount = list_length(level->columns);
+	rte->rtekind = RTE_FUNCTION;
+	rte->functions = list_make1(function);
+	rte->alias = makeAlias("shards", NIL);
+	rte->eref = makeAlias("shards", names);
+	rte->inFromCl = true;
+	return rte;
+}
+
+/* Estimates: what ANALYZE has counted, and core's usual guesses for what it cannot see. */
+static double
+table_rows(Oid relid)
+{
+	const DistributedTable *table = dbscale_catalog_table(relid);
+	double		rows = 0;
+
+	for (int i = 0; i < table->group->nshards; i++)
+	{
+		HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(table->foreign_tables[i]));
+
+		if (!HeapTupleIsValid(tuple))
+			continue;
+		rows += Max(((Form_pg_class) GETSTRUCT(tuple))->reltuples, 0);
+		ReleaseSysCache(tuple);
+	}
+	return Max(rows, 1000);
+}
+
+static double
+estimate_rows(FanoutLevel *level)
+{
+	Query	   *shard = level->shard;
+	double		rows = table_rows(level->colocation.table);
+	Node	   *quals = shard->jointree->quals;
+	int			conditions = quals == NULL ? 0 : is_andclause(quals) ? list_length(((BoolExpr *) quals)->args) : 1;
+
+	for (int i = 0; i < Min(conditions, 3); i++)
+		rows *= 0.2;
+	if (level->combine != NIL && shard->hasAggs)
+		rows = shard->groupClause == NIL ? 2 : Min(rows, 2 * 200);
+	else if (shard->groupClause != NIL)
+		rows *= 0.1;
+	return Max(rows, 1);
+}
+
+/* ---- one level ---- */
+
+/* What is left of the statement for a node, once all that mentions no row is taken out. */
+static bool
+finish_shard_query(FanoutLevel *level, FanoutTask *task, List **exprs)
+{
+	Query	   *shipped;
+	ListCell   *lc;
+
+	level->shipment.params = NIL;
+	level->shipment.reason = NULL;
+	shipped = (Query *) dbscale_ship_extract((Node *) level->shard, &level->shipment);
+	if (dbscale_ship_find_local((Node *) shipped, &level->shipment))
+	{
+		level->reason = level->shipment.reason;
+		return false;
+	}
+	task->sql = dbscale_plan_deparse(shipped, level->shipment.relations);
+	if (task->sql.pieces == NIL)
+	{
+		level->reason = "its text depends on the shard";
+		return false;
+	}
+	task->parameters = list_length(level->shipment.params);
+	*exprs = list_copy(level->shipment.params);
+	foreach(lc, level->colocation.values)
+	{
+		if (contain_volatile_functions(lfirst(lc)))
+			continue;
+		task->keys = lappend_int(task->keys, list_length(*exprs));
+		*exprs = lappend(*exprs, copyObject(lfirst(lc)));
+	}
+	return true;
+}
+
+/* The level's query becomes the one above. */
+static void
+replace_level(FanoutLevel *level, FanoutTask *task, List *exprs)
+{
+	Query	   *query = level->query;
+	RangeTblRef *ref = makeNode(RangeTblRef);
+	List	   *rtable;
+	ListCell   *lc;
+
+	task->command = CMD_SELECT;
+	task->key_table = level->colocation.table;
+	task->relations = level->shipment.relations;
+	task->has_result = true;
+	task->check_as_user = level->shipment.check_as_user;
+	task->rows = estimate_rows(level);
+	task->strategy = pstrdup(level->strategy);
+	task->reason = level->reason ? pstrdup(level->reason) : NULL;
+	dbscale_fanout_node_text(level, task);
+
+	rtable = list_make1(placeholder(level, task, exprs));
+	foreach(lc, level->shipment.rtable)
+	{
+		RangeTblEntry *rte = lfirst(lc);
+
+		/* a view, from 16 on */
+		if (rte->rtekind == RTE_SUBQUERY)
+			rte->rtekind = RTE_RELATION;
+		rtable = lappend(rtable, rte);
+	}
+	*query = *level->above;
+	query->rtable = rtable;
+	dbscale_query_set_perminfos(query, level->shipment.perminfos);
+	ref->rtindex = FANOUT_RTI;
+	query->jointree->fromlist = list_make1(ref);
+}
+
+static bool
+finish_level(FanoutLevel *level)
+{
+	FanoutTask	task = {0};
+	List	   *exprs;
+
+	if (!finish_shard_query(level, &task, &exprs))
+		return false;
+	replace_level(level, &task, exprs);
+	return true;
+}
+
+/* The level as it stands: whole, else in parts, else its rows. */
+static bool
+push_level(FanoutLevel *level)
+{
+	Query	   *query = level->query;
+	const char *reason;
+
+	if (!place_level(level, query))
+		return false;
+	if (dbscale_fanout_split_whole(level) && finish_level(level))
+		return true;
+	reason = level->reason;
+	level->reason = NULL;
+	if ((query->hasAggs || query->groupClause != NIL) && !query->hasWindowFuncs &&
+		dbscale_fanout_split_partial(level))
+	{
+		level->reason = reason;
+		if (finish_level(level))
+			return true;
+	}
+	if (level->reason)
+		reason = level->reason;
+	level->reason = NULL;
+	if (!dbscale_fanout_split_rows(level, NIL) || level->reason)
+		return false;
+	level->reason = reason;
+	return finish_level(level);
+}
+
+/* Would a node take this condition by itself? */
+static bool
+is_remote_condition(Node *condition)
+{
+	Shipment	shipment = {.reference_too = true};
+	Node	   *shipped;
+
+	if (checkExprHasSubLink(condition) || contain_volatile_functions(condition))
+		return false;
+	shipped = dbscale_ship_extract(condition, &shipment);
+	return !dbscale_ship_find_local(shipped, &shipment);
+}
+
+/* Only FROM, and those conditions of WHERE that a node takes. */
+static bool
+push_from(FanoutLevel *level)
+{
+	Query	   *query = level->query;
+	Query	   *from = copyObject(query);
+	List	   *remote = NIL;
+	List	   *above = NIL;
+	const char *reason = level->reason;
+	ListCell   *lc;
+
+	foreach(lc, make_ands_implicit((Expr *) from->jointree->quals))
+	{
+		if (is_remote_condition(lfirst(lc)))
+			remote = lappend(remote, lfirst(lc));
+		else
+			above = lappend(above, lfirst(lc));
+	}
+	from->jointree->quals = remote == NIL ? NULL : (Node *) make_ands_explicit(remote);
+	from->targetList = NIL;
+	from->havingQual = NULL;
+	from->groupClause = from->groupingSets = from->windowClause = from->distinctClause = from->sortClause = NIL;
+	from->limitCount = from->limitOffset = NULL;
+	level->reason = NULL;
+	if (!place_level(level, from))
+		return false;
+	query->jointree->quals = from->jointree->quals;
+	if (!dbscale_fanout_split_rows(level, above) || level->reason)
+		return false;
+	level->reason = reason;
+	return finish_level(level);
+}
+
+static bool
+rewrite_level(Query *query, const char **reason)
+{
+	FanoutLevel level = {.query = query};
+	FanoutLevel second = {.query = query};
+	Query		saved = *query;
+	FromExpr	jointree = *query->jointree;
+
+	*reason = check_level(query);
+	if (*reason)
+		return false;
+	if (push_level(&level))
+		return true;
+	*query = saved;
+	second.reason = level.reason;
+	if (push_from(&second))
+		return true;
+	*query = saved;
+	*query->jointree = jointree;
+	*reason = level.reason ? level.reason : second.reason;
+	return false;
+}
+
+static bool
+rewrite_levels(Node *node, void *context)
+{
+	const char *reason;
+
+	if (node == NULL)
+		return false;
+	if (!IsA(node, Query))
+		return expression_tree_walker(node, rewrite_levels, context);
+	(void) rewrite_level((Query *) node, &reason);
+	return query_tree_walker((Query *) node, rewrite_levels, context, 0);
+}
+
+static bool
+has_modifying_cte(Query *query)
+{
+	return query->hasModifyingCTE;
+}
+
+Query *
+dbscale_fanout_rewrite(Query *query, const char **reason)
+{
+	Query	   *copy;
+
+	*reason = "this kind of statement";
+	if ((query->commandType != CMD_SELECT && query->commandType != CMD_INSERT) || has_modifying_cte(query))
+		return query;
+	copy = DBSCALE_HAS_GROUP_ENTRIES ? dbscale_ship_normalize(query) : copyObject(query);
+	if (copy->commandType == CMD_SELECT)
+		(void) rewrite_level(copy, reason);
+	query_tree_walker(copy, rewrite_levels, NULL, 0);
+	return copy;
+}
+
+/* ---- paths and plans ---- */
+
+static Plan *
+plan_fanout_path(PlannerInfo *root, RelOptInfo *rel, CustomPath *path, List *tlist,
+				 List *clauses, List *custom_plans)
+{
+	CustomScan *scan = makeNode(CustomScan);
+	RangeTblEntry *rte = planner_rt_fetch(rel->relid, root);
+	RangeTblFunction *function = linitial(rte->functions);
+	FuncExpr   *call = (FuncExpr *) function->funcexpr;
+	Const	   *task = linitial(call->args);
+	ListCell   *lc;
+
+	scan->scan.plan.targetlist = tlist;
+	scan->scan.plan.qual = extract_actual_clauses(clauses, false);
+	scan->flags = path->flags;
+	scan->methods = &dbscale_fanout_scan_methods;
+	scan->custom_exprs = copyObject(list_copy_tail(call->args, 1));
+	scan->custom_private = stringToNode(TextDatumGetCString(task->constvalue));
+	foreach(lc, function->funccoltypes)
+	{
+		int			i = foreach_current_index(lc);
+		Var		   *var = makeVar(rel->relid, i + 1, lfirst_oid(lc), list_nth_int(function->funccoltypmods, i),
+								  list_nth_oid(function->funccolcollations, i), 0);
+
+		scan->custom_scan_tlist = lappend(scan->custom_scan_tlist,
+										  makeTargetEntry((Expr *) var, i + 1,
+														  pstrdup(strVal(list_nth(function->funccolnames, i))),
+														  false));
+	}
+	return (Plan *) scan;
+}
+
+static const CustomPathMethods fanout_path_methods = {
+	.CustomName = "dbscale fan-out",
+	.PlanCustomPath = plan_fanout_path
+};
+
+static bool
+is_placeholder(RangeTblEntry *rte)
+{
+	RangeTblFunction *function;
+
+	if (rte->rtekind != RTE_FUNCTION || list_length(rte->functions) != 1)
+		return false;
+	function = linitial(rte->functions);
+	return IsA(function->funcexpr, FuncExpr) &&
+		((FuncExpr *) function->funcexpr)->funcresulttype == RECORDOID &&
+		function->funccoltypes != NIL &&
+		((FuncExpr *) function->funcexpr)->funcid == placeholder_function();
+}
+
+static void
+add_fanout_path(RelOptInfo *rel, RangeTblEntry *rte)
+{
+	FuncExpr   *call = (FuncExpr *) ((RangeTblFunction *) linitial(rte->functions))->funcexpr;
+	Const	   *first = linitial(call->args);
+	FanoutTask *task = dbscale_plan_unpack_fanout(stringToNode(TextDatumGetCString(first->constvalue)));
+	CustomPath *path = makeNode(CustomPath);
+
+	rel->rows = clamp_row_est(task->rows * rel->rows / Max(rel->tuples, 1));
+	rel->tuples = task->rows;
+	path->path.pathtype = T_CustomScan;
+	path->path.parent = rel;
+	path->path.pathtarget = rel->reltarget;
+	path->path.rows = rel->rows;
+	path->path.startup_cost = 100;
+	path->path.total_cost = 100 + task->rows * (cpu_tuple_cost + rel->baserestrictcost.per_tuple + 0.02);
+	path->flags = CUSTOMPATH_SUPPORT_PROJECTION;
+	path->methods = &fanout_path_methods;
+	rel->pathlist = list_make1(path);
+	rel->partial_pathlist = NIL;
+}
+
+static void
+dbscale_set_rel_pathlist(PlannerInfo *root, RelOptInfo *rel, Index rti, RangeTblEntry *rte)
+{
+	if (previous_pathlist_hook)
+		previous_pathlist_hook(root, rel, rti, rte);
+	if (!dbscale_catalog_is_empty() && is_placeholder(rte))
+		add_fanout_path(rel, rte);
+}
+
+void
+dbscale_fanout_init(void)
+{
+	previous_pathlist_hook = set_rel_pathlist_hook;
+	set_rel_pathlist_hook = dbscale_set_rel_pathlist;
 }

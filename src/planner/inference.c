@@ -20,6 +20,8 @@
  * - A subquery's condition on an outer key restricts the subquery, never the outer
  *   query (it may be under NOT EXISTS, or in a select list).
  *
+ * - A condition with IN and a subquery on top lets a pin in, as a join would.
+ *
  * Only equality operators of the group's operator family count: others might call
  * two keys equal that hash to different shards.
  */
@@ -208,6 +210,41 @@ is_key_equality(Inference *inf, OpExpr *op)
 	return table && op->inputcollid == table->key_collation;
 }
 
+/*
+ * key IN (SELECT inner_key FROM …): rows of another key do not make it true.  They may
+ * make it NULL rather than false, so this is for conditions at the top only, and the
+ * rows that the subquery returns must be rows of its FROM.
+ */
+static void
+infer_in_subquery(Inference *inf, SubLink *link, const Scope *scope)
+{
+	Query	   *inner = (Query *) link->subselect;
+	OpExpr	   *op = (OpExpr *) link->testexpr;
+	Scope		inside = {NULL, true};
+	Param	   *param;
+	int			from;
+	int			to;
+
+	if (link->subLinkType != ANY_SUBLINK || op == NULL || !IsA(op, OpExpr) ||
+		!IsA(inner, Query) || !is_key_equality(inf, op))
+		return;
+	if (inner->setOperations || inner->hasAggs || inner->groupClause != NIL || inner->groupingSets != NIL ||
+		inner->havingQual || inner->hasWindowFuncs || inner->hasTargetSRFs || inner->hasDistinctOn ||
+		inner->limitCount || inner->limitOffset)
+		return;
+	param = lsecond(op->args);
+	if (!IsA(param, Param) || param->paramkind != PARAM_SUBLINK)
+		return;
+	from = find_slot(inf, linitial(op->args));
+	if (from < 0)
+		return;
+	inf->levels = lcons(inner, inf->levels);
+	to = find_slot(inf, (Node *) ((TargetEntry *) list_nth(inner->targetList, param->paramid - 1))->expr);
+	if (to >= 0)
+		add_edge(inf, from, to, &inside);
+	inf->levels = list_delete_first(inf->levels);
+}
+
 static void
 infer_condition(Inference *inf, Node *node, const Scope *scope)
 {
@@ -227,6 +264,11 @@ infer_condition(Inference *inf, Node *node, const Scope *scope)
 	if (is_andclause(node))
 	{
 		infer_condition(inf, (Node *) ((BoolExpr *) node)->args, scope);
+		return;
+	}
+	if (IsA(node, SubLink))
+	{
+		infer_in_subquery(inf, (SubLink *) node, scope);
 		return;
 	}
 	if (!IsA(node, OpExpr))
@@ -352,8 +394,8 @@ infer_query(Inference *inf, Query *query)
 	if (inf->impossible)
 		return;
 	inf->levels = lcons(query, inf->levels);
-	infer_join_tree(inf, (Node *) query->jointree);
 	query_tree_walker(query, infer_subqueries, inf, 0);
+	infer_join_tree(inf, (Node *) query->jointree);
 	inf->levels = list_delete_first(inf->levels);
 }
 
@@ -404,4 +446,150 @@ dbscale_infer_key(Query *query)
 		key = slot->pin;
 	}
 	return key;
+}
+
+/* ---- a query that every shard answers for its own keys ---- */
+
+/* The entries that an outer join may fill with NULLs. */
+static Bitmapset *
+nullable_entries(Node *node)
+{
+	Bitmapset  *result = NULL;
+	JoinExpr   *join;
+	ListCell   *lc;
+
+	if (IsA(node, RangeTblRef))
+		return NULL;
+	if (IsA(node, FromExpr))
+	{
+		foreach(lc, ((FromExpr *) node)->fromlist)
+			result = bms_union(result, nullable_entries(lfirst(lc)));
+		return result;
+	}
+	join = (JoinExpr *) node;
+	result = bms_union(nullable_entries(join->larg), nullable_entries(join->rarg));
+	if (join->jointype == JOIN_LEFT || join->jointype == JOIN_FULL)
+		result = bms_union(result, entries_below(join->rarg));
+	if (join->jointype == JOIN_RIGHT || join->jointype == JOIN_FULL)
+		result = bms_union(result, entries_below(join->larg));
+	return result;
+}
+
+/* Positions of the slots that a pin of this one would reach. */
+static Bitmapset *
+reached_from(Inference *inf, int position)
+{
+	Bitmapset  *reached = bms_make_singleton(position);
+	bool		changed = true;
+
+	while (changed)
+	{
+		ListCell   *lc;
+
+		changed = false;
+		foreach(lc, inf->edges)
+		{
+			Edge	   *edge = lfirst(lc);
+
+			if (!bms_is_member(edge->from, reached) || bms_is_member(edge->to, reached))
+				continue;
+			reached = bms_add_member(reached, edge->to);
+			changed = true;
+		}
+	}
+	return reached;
+}
+
+/* The key is one of the elements: key = ANY (array). */
+static Expr *
+array_of_keys(Inference *inf, Node *node, Bitmapset *keys_of, Query *query)
+{
+	ScalarArrayOpExpr *any = (ScalarArrayOpExpr *) node;
+	OpExpr		op = {.xpr.type = T_OpExpr};
+	int			slot;
+
+	if (!IsA(node, ScalarArrayOpExpr) || !any->useOr)
+		return NULL;
+	op.opno = any->opno;
+	op.inputcollid = any->inputcollid;
+	op.args = any->args;
+	slot = find_slot(inf, linitial(any->args));
+	if (slot < 0 || !is_key_equality(inf, &op) || !dbscale_is_row_free(lsecond(any->args)))
+		return NULL;
+	if (((Slot *) list_nth(inf->slots, slot))->query != query ||
+		!bms_is_member(((Slot *) list_nth(inf->slots, slot))->rti, keys_of))
+		return NULL;
+	return lsecond(any->args);
+}
+
+/* One condition at the top of WHERE that names the keys is enough. */
+static void
+find_values(Inference *inf, Query *query, Slot *root, Colocation *result)
+{
+	List	   *quals = (List *) query->jointree->quals;
+	ListCell   *lc;
+
+	propagate(inf);
+	if (root->pin != NULL)
+	{
+		result->values = list_make1(root->pin);
+		return;
+	}
+	if (query->jointree->quals && is_andclause(query->jointree->quals))
+		quals = ((BoolExpr *) query->jointree->quals)->args;
+	else if (quals != NIL && !IsA(quals, List))
+		quals = list_make1(quals);
+	inf->levels = lcons(query, inf->levels);
+	foreach(lc, quals)
+	{
+		Expr	   *array = array_of_keys(inf, lfirst(lc), result->keys_of, query);
+
+		if (array == NULL)
+			continue;
+		result->values = list_make1(array);
+		break;
+	}
+	inf->levels = list_delete_first(inf->levels);
+}
+
+/*
+ * A *root* is a slot whose pin would reach all the others, and whose table no outer
+ * join of the level fills with NULLs.  Then each row of the query's FROM has one row of
+ * the root's table, and all that it may meet is in that row's shard.
+ */
+bool
+dbscale_infer_colocation(Query *query, Colocation *result)
+{
+	Inference	inf = {0};
+	Bitmapset  *nullable = nullable_entries((Node *) query->jointree);
+	Bitmapset  *members = entries_below((Node *) query->jointree);
+	Slot	   *root = NULL;
+	int			position = 0;
+	ListCell   *lc;
+
+	memset(result, 0, sizeof(Colocation));
+	infer_query(&inf, query);
+	if (inf.impossible || inf.slots == NIL)
+		return false;
+	foreach(lc, inf.slots)
+	{
+		Slot	   *slot = lfirst(lc);
+
+		if (slot->query == query && bms_is_member(slot->rti, members) &&
+			!bms_is_member(slot->rti, nullable) &&
+			bms_num_members(reached_from(&inf, position)) == list_length(inf.slots))
+		{
+			/* all roots reach each other, so their keys are the same on every row */
+			result->keys_of = bms_add_member(result->keys_of, slot->rti);
+			if (root == NULL)
+				root = slot;
+		}
+		position++;
+	}
+	if (root == NULL)
+		return false;
+	result->group = inf.group;
+	result->table = ((RangeTblEntry *) list_nth(query->rtable, root->rti - 1))->relid;
+	find_values(&inf, query, root, result);
+	return true;
 }

@@ -6,6 +6,7 @@
 #define DBSCALE_INFERENCE_H
 
 #include "catalog/metadata.h"
+#include "nodes/bitmapset.h"
 #include "nodes/parsenodes.h"
 
 /*
@@ -14,6 +15,19 @@
  * expression.  All tables must be of one group.
  */
 extern Expr *dbscale_infer_key(Query *query);
+
+/* What each shard can answer of a query by itself, the shards' rows together being all. */
+typedef struct Colocation
+{
+	const TableGroup *group;
+	Oid			table;			/* one of its tables, whose rows decide where a row is found */
+	Bitmapset  *keys_of;		/* entries whose shard key is the same, and the shard's, on every row */
+	List	   *values;			/* of row-free expressions that the key is one of, an array standing
+								 * for its elements; NIL: any */
+} Colocation;
+
+/* False when rows of one shard may meet rows of another. */
+extern bool dbscale_infer_colocation(Query *query, Colocation *result);
 
 /* True when the expression mentions no column, subquery or aggregate. */
 extern bool dbscale_is_row_free(Node *node);

@@ -31,6 +31,7 @@
 #include "optimizer/planner.h"
 #include "parser/parsetree.h"
 #include "planner/barrier.h"
+#include "planner/fanout.h"
 #include "planner/router.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
@@ -232,6 +233,7 @@ dbscale_planner(Query *parse, const char *query_string, int cursor_options,
 	if (plan != NULL)
 		return plan;
 	adapt_query(parse, reason);
+	parse = dbscale_fanout_rewrite(parse, &reason);
 	plan = plan_partitionwise(parse, query_string, cursor_options, params);
 	dbscale_barrier_add(plan);
 	return plan;
@@ -242,4 +244,5 @@ dbscale_planner_init(void)
 {
 	previous_planner_hook = planner_hook;
 	planner_hook = dbscale_planner;
+	dbscale_fanout_init();
 }

@@ -1,0 +1,51 @@
+/*
+ * fanout.h
+ *		The plan of a query that many shards answer, each a part.
+ */
+#ifndef DBSCALE_PLANNER_FANOUT_H
+#define DBSCALE_PLANNER_FANOUT_H
+
+#include "planner/inference.h"
+#include "planner/ship.h"
+#include "plan/plan.h"
+
+/*
+ * The statement with each query level that the shards can answer replaced by a scan of
+ * what they send; a copy.  With a reason, if the statement's own level was not.
+ */
+extern Query *dbscale_fanout_rewrite(Query *query, const char **reason);
+
+/* ---- between the files of the fan-out ---- */
+
+/* One level on its way: what the shards get, and what is computed above. */
+typedef struct FanoutLevel
+{
+	Query	   *query;			/* as it was */
+	Query	   *shard;			/* the shards' query */
+	List	   *columns;		/* its target list, as columns are added */
+	List	   *combine;		/* of String: by what function a node combines the column;
+								 * "" for one that rows are grouped by */
+	Query	   *above;			/* the query above, without its range table */
+	const char *strategy;
+	const char *reason;			/* why no more was pushed down */
+	Colocation	colocation;
+	Shipment	shipment;
+} FanoutLevel;
+
+/* The placeholder's position in the range table above. */
+#define FANOUT_RTI 1
+
+/* A Var of the placeholder for an expression that the shards compute. */
+extern Var *dbscale_fanout_column(FanoutLevel *level, Expr *expr, const char *combine);
+/* The expression with the level's columns replaced by the placeholder's. */
+extern Node *dbscale_fanout_replace_columns(FanoutLevel *level, Node *node);
+/* Fill in shard, columns and above; false with the reason if it can't be done this way. */
+extern bool dbscale_fanout_split_whole(FanoutLevel *level);
+extern bool dbscale_fanout_split_partial(FanoutLevel *level);
+extern bool dbscale_fanout_split_rows(FanoutLevel *level, List *conditions_above);
+/* Text around a node's branches that combines their rows. */
+extern void dbscale_fanout_node_text(const FanoutLevel *level, FanoutTask *task);
+
+extern void dbscale_fanout_init(void);
+
+#endif							/* DBSCALE_PLANNER_FANOUT_H */
