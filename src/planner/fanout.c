@@ -17,8 +17,8 @@
  * The level's tables stay in its range table, where nothing refers to them: by them
  * the executor checks privileges, and plans are locked and invalidated.
  *
- * A level that cannot be pushed down keeps its foreign tables, and the levels below
- * it are looked at.
+ * A level that cannot be pushed down is taken apart into subqueries that can
+ * (fanout_join.c); what is left keeps its foreign tables, and the levels below are looked at.
  */
 #include "planner/fanout.h"
 
@@ -66,7 +66,6 @@ typedef struct OuterContext
 	int			depth;
 } OuterContext;
 
-/* Does it need anything of the queries around it: a column, an aggregate, a CTE? */
 static bool
 needs_outside(Node *node, OuterContext *context)
 {
@@ -102,11 +101,25 @@ needs_outside(Node *node, OuterContext *context)
 	return expression_tree_walker(node, needs_outside, context);
 }
 
-static const char *
-check_level(Query *query)
+bool
+dbscale_fanout_needs_outside(Node *query)
 {
 	OuterContext context = {-1};
 
+	return needs_outside(query, &context);
+}
+
+bool
+dbscale_fanout_mentions_outside(Node *expr)
+{
+	OuterContext context = {0};
+
+	return needs_outside(expr, &context);
+}
+
+static const char *
+check_level(Query *query)
+{
 	if (query->commandType != CMD_SELECT || query->setOperations != NULL)
 		return "not a plain SELECT";
 	if (query->jointree->fromlist == NIL)
@@ -117,14 +130,14 @@ check_level(Query *query)
 		return "a set-returning function in the select list";
 	if (query->rowMarks != NIL || query->hasForUpdate)
 		return "FOR UPDATE or FOR SHARE";
-	if (needs_outside((Node *) query, &context))
+	if (dbscale_fanout_needs_outside((Node *) query))
 		return "a reference to an outer query or to WITH";
 	return NULL;
 }
 
 /* Can these go to the shards, joined as they are? */
-static bool
-place_level(FanoutLevel *level, Query *query)
+bool
+dbscale_fanout_place(FanoutLevel *level, Query *query)
 {
 	Shipment	none = {.reference_too = true};
 	bool		names_distributed = false;
@@ -200,8 +213,8 @@ placeholder(FanoutLevel *level, const FanoutTask *task, List *exprs)
 }
 
 /* Estimates: what ANALYZE has counted, and core's usual guesses for what it cannot see. */
-static double
-table_rows(Oid relid)
+double
+dbscale_fanout_table_rows(Oid relid)
 {
 	const DistributedTable *table = dbscale_catalog_table(relid);
 	double		rows = 0;
@@ -222,7 +235,7 @@ static double
 estimate_rows(FanoutLevel *level)
 {
 	Query	   *shard = level->shard;
-	double		rows = table_rows(level->colocation.table);
+	double		rows = dbscale_fanout_table_rows(level->colocation.table);
 	Node	   *quals = shard->jointree->quals;
 	int			conditions = quals == NULL ? 0 : is_andclause(quals) ? list_length(((BoolExpr *) quals)->args) : 1;
 
@@ -252,14 +265,16 @@ finish_shard_query(FanoutLevel *level, FanoutTask *task, List **exprs)
 		level->reason = level->shipment.reason;
 		return false;
 	}
+	shipped = dbscale_fanout_marks_to_params(shipped, level->subqueries,
+											 list_length(level->shipment.params) + 1);
 	task->sql = dbscale_plan_deparse(shipped, level->shipment.relations);
 	if (task->sql.pieces == NIL)
 	{
 		level->reason = "its text depends on the shard";
 		return false;
 	}
-	task->parameters = list_length(level->shipment.params);
-	*exprs = list_copy(level->shipment.params);
+	*exprs = list_concat_copy(level->shipment.params, level->subqueries);
+	task->parameters = list_length(*exprs);
 	foreach(lc, level->colocation.values)
 	{
 		if (contain_volatile_functions(lfirst(lc)))
@@ -272,7 +287,7 @@ finish_shard_query(FanoutLevel *level, FanoutTask *task, List **exprs)
 
 /* The level's query becomes the one above. */
 static void
-replace_level(FanoutLevel *level, FanoutTask *task, List *exprs)
+redbscale_fanout_place(FanoutLevel *level, FanoutTask *task, List *exprs)
 {
 	Query	   *query = level->query;
 	RangeTblRef *ref = makeNode(RangeTblRef);
@@ -300,6 +315,8 @@ replace_level(FanoutLevel *level, FanoutTask *task, List *exprs)
 		rtable = lappend(rtable, rte);
 	}
 	*query = *level->above;
+	if (level->subqueries != NIL)
+		*query = *dbscale_fanout_unmark(query, level->subqueries);
 	query->rtable = rtable;
 	dbscale_query_set_perminfos(query, level->shipment.perminfos);
 	ref->rtindex = FANOUT_RTI;
@@ -314,7 +331,7 @@ finish_level(FanoutLevel *level)
 
 	if (!finish_shard_query(level, &task, &exprs))
 		return false;
-	replace_level(level, &task, exprs);
+	redbscale_fanout_place(level, &task, exprs);
 	return true;
 }
 
@@ -325,7 +342,7 @@ push_level(FanoutLevel *level)
 	Query	   *query = level->query;
 	const char *reason;
 
-	if (!place_level(level, query))
+	if (!dbscale_fanout_place(level, query))
 		return false;
 	if (dbscale_fanout_split_whole(level) && finish_level(level))
 		return true;
@@ -348,8 +365,8 @@ push_level(FanoutLevel *level)
 }
 
 /* Would a node take this condition by itself? */
-static bool
-is_remote_condition(Node *condition)
+bool
+dbscale_fanout_is_remote_condition(Node *condition)
 {
 	Shipment	shipment = {.reference_too = true};
 	Node	   *shipped;
@@ -373,7 +390,7 @@ push_from(FanoutLevel *level)
 
 	foreach(lc, make_ands_implicit((Expr *) from->jointree->quals))
 	{
-		if (is_remote_condition(lfirst(lc)))
+		if (dbscale_fanout_is_remote_condition(lfirst(lc)))
 			remote = lappend(remote, lfirst(lc));
 		else
 			above = lappend(above, lfirst(lc));
@@ -384,7 +401,7 @@ push_from(FanoutLevel *level)
 	from->groupClause = from->groupingSets = from->windowClause = from->distinctClause = from->sortClause = NIL;
 	from->limitCount = from->limitOffset = NULL;
 	level->reason = NULL;
-	if (!place_level(level, from))
+	if (!dbscale_fanout_place(level, from))
 		return false;
 	query->jointree->quals = from->jointree->quals;
 	if (!dbscale_fanout_split_rows(level, above) || level->reason)
@@ -393,26 +410,48 @@ push_from(FanoutLevel *level)
 	return finish_level(level);
 }
 
+/* One way of pushing the level down; on failure the query is as it was. */
+static bool
+try_level(Query *query, Query *form, List *subqueries, bool (*push) (FanoutLevel *), const char **reason)
+{
+	FanoutLevel level = {.query = form, .subqueries = subqueries, .reason = *reason};
+	bool		done = push(&level);
+
+	if (done)
+		*query = *form;
+	else if (level.reason)
+		*reason = level.reason;
+	return done;
+}
+
+static bool
+push_as_is(FanoutLevel *level)
+{
+	level->reason = NULL;
+	return push_level(level);
+}
+
 static bool
 rewrite_level(Query *query, const char **reason)
 {
-	FanoutLevel level = {.query = query};
-	FanoutLevel second = {.query = query};
-	Query		saved = *query;
-	FromExpr	jointree = *query->jointree;
+	List	   *subqueries = NIL;
+	Query	   *marked;
 
 	*reason = check_level(query);
 	if (*reason)
 		return false;
-	if (push_level(&level))
+	if (try_level(query, copyObject(query), NIL, push_as_is, reason))
 		return true;
-	*query = saved;
-	second.reason = level.reason;
-	if (push_from(&second))
+	if (query->hasSubLinks)
+	{
+		marked = dbscale_fanout_mark_subqueries(query, &subqueries);
+		if (subqueries != NIL && try_level(query, marked, subqueries, push_as_is, reason))
+			return true;
+		subqueries = NIL;
+	}
+	if (try_level(query, copyObject(query), NIL, push_from, reason))
 		return true;
-	*query = saved;
-	*query->jointree = jointree;
-	*reason = level.reason ? level.reason : second.reason;
+	(void) dbscale_fanout_separate(query);
 	return false;
 }
 

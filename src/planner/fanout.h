@@ -28,6 +28,7 @@ typedef struct FanoutLevel
 	Query	   *above;			/* the query above, without its range table */
 	const char *strategy;
 	const char *reason;			/* why no more was pushed down */
+	List	   *subqueries;		/* of SubLink: see fanout_subquery.c */
 	Colocation	colocation;
 	Shipment	shipment;
 } FanoutLevel;
@@ -45,6 +46,21 @@ extern bool dbscale_fanout_split_partial(FanoutLevel *level);
 extern bool dbscale_fanout_split_rows(FanoutLevel *level, List *conditions_above);
 /* Text around a node's branches that combines their rows. */
 extern void dbscale_fanout_node_text(const FanoutLevel *level, FanoutTask *task);
+
+/* Can the query go to the shards, joined as it is?  Fills in placement and shipment. */
+extern bool dbscale_fanout_place(FanoutLevel *level, Query *query);
+extern bool dbscale_fanout_is_remote_condition(Node *condition);
+extern double dbscale_fanout_table_rows(Oid relid);
+/* Put the tables that can't be joined on the shards into subqueries of their own. */
+extern bool dbscale_fanout_separate(Query *query);
+/* Does it need anything of the queries around it: a column, an aggregate, a CTE? */
+extern bool dbscale_fanout_needs_outside(Node *query);
+/* The same of an expression of the level. */
+extern bool dbscale_fanout_mentions_outside(Node *expr);
+/* A copy with marks in the places of subqueries that depend on no row. */
+extern Query *dbscale_fanout_mark_subqueries(Query *query, List **subqueries);
+extern Query *dbscale_fanout_unmark(Query *query, List *subqueries);
+extern Query *dbscale_fanout_marks_to_params(Query *query, List *subqueries, int first);
 
 extern void dbscale_fanout_init(void);
 

@@ -228,8 +228,8 @@ dbscale_ship_extract(Node *node, Shipment *shipment)
 
 /* ---- What is left must mean the same on the node ---- */
 
-static bool
-is_builtin(Oid oid)
+bool
+dbscale_ship_is_builtin(Oid oid)
 {
 	return oid < FirstGenbkiObjectId || !OidIsValid(oid);
 }
@@ -237,7 +237,7 @@ is_builtin(Oid oid)
 static bool
 is_local_function(Oid function, void *context)
 {
-	return !is_builtin(function) || func_volatile(function) != PROVOLATILE_IMMUTABLE;
+	return !dbscale_ship_is_builtin(function) || func_volatile(function) != PROVOLATILE_IMMUTABLE;
 }
 
 /* Types whose values are names of this database's objects. */
@@ -260,7 +260,7 @@ is_local_type(Oid type)
 		case RECORDOID:
 			return true;
 		default:
-			return !is_builtin(type);
+			return !dbscale_ship_is_builtin(type);
 	}
 }
 
@@ -320,7 +320,7 @@ dbscale_ship_find_local(Node *node, Shipment *shipment)
 		case T_RelabelType:
 		case T_ArrayExpr:
 		case T_CollateExpr:
-			if (is_local_type(exprType(node)) || !is_builtin(exprCollation(node)))
+			if (is_local_type(exprType(node)) || !dbscale_ship_is_builtin(exprCollation(node)))
 			{
 				shipment->reason = "a type or collation that a node may not have";
 				return true;

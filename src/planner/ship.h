@@ -31,4 +31,7 @@ extern Node *dbscale_ship_extract(Node *node, Shipment *shipment);
 /* True, with the reason, when something in it is not certain to mean the same on a node. */
 extern bool dbscale_ship_find_local(Node *node, Shipment *shipment);
 
+/* Every node has it, under the same name and with the same meaning. */
+extern bool dbscale_ship_is_builtin(Oid oid);
+
 #endif							/* DBSCALE_PLANNER_SHIP_H */

@@ -1,0 +1,160 @@
+/*
+ * fanout_subquery.c
+ *		Subqueries that a level needs once, whatever its row: they become parameters.
+ *
+ *		WHERE age > (SELECT avg(age) FROM users)
+ *		WHERE liker_id IN (SELECT id FROM users WHERE region = 'eu')
+ *
+ * The subquery mentions no row of the level, so it is computed once, above, and its
+ * value, or the array of its values, is a parameter of the shards' statement.  Core
+ * makes an InitPlan of it, since it stands among the arguments of shard_rows().
+ *
+ * In between, a *mark* stands in its place: a Param of a kind that no plan has here.
+ */
+#include "planner/fanout.h"
+
+#include "catalog/pg_type.h"
+#include "nodes/makefuncs.h"
+#include "nodes/nodeFuncs.h"
+#include "optimizer/optimizer.h"
+#include "utils/lsyscache.h"
+
+#define FIRST_MARK 1000000
+
+typedef struct MarkContext
+{
+	List	   *subqueries;		/* of SubLink */
+} MarkContext;
+
+static Node *
+make_mark(MarkContext *context, SubLink *link)
+{
+	Param	   *mark = makeNode(Param);
+
+	context->subqueries = lappend(context->subqueries, copyObject(link));
+	mark->paramkind = PARAM_SUBLINK;
+	mark->paramid = FIRST_MARK + list_length(context->subqueries) - 1;
+	mark->paramtype = exprType((Node *) link);
+	mark->paramtypmod = exprTypmod((Node *) link);
+	mark->paramcollid = exprCollation((Node *) link);
+	mark->location = -1;
+	return (Node *) mark;
+}
+
+static bool
+is_independent(SubLink *link)
+{
+	return !dbscale_fanout_needs_outside((Node *) link->subselect) &&
+		!contain_volatile_functions(link->subselect);
+}
+
+/* value IN (SELECT …) as value = ANY (array), which has the same NULLs; else NULL. */
+static Node *
+any_of_array(MarkContext *context, SubLink *link)
+{
+	OpExpr	   *op = (OpExpr *) link->testexpr;
+	ScalarArrayOpExpr *any;
+	SubLink    *array;
+	Query	   *subselect = (Query *) link->subselect;
+	Oid			type;
+
+	if (!IsA(op, OpExpr) || list_length(op->args) != 2 || !IsA(lsecond(op->args), Param))
+		return NULL;
+	type = exprType(lsecond(op->args));
+	/* an array of arrays would be taken for one of their elements */
+	if (!OidIsValid(get_array_type(type)) || OidIsValid(get_element_type(type)) ||
+		exprType((Node *) ((TargetEntry *) linitial(subselect->targetList))->expr) != type)
+		return NULL;
+	array = makeNode(SubLink);
+	array->subLinkType = ARRAY_SUBLINK;
+	array->subselect = copyObject(link->subselect);
+	array->location = -1;
+	any = makeNode(ScalarArrayOpExpr);
+	any->opno = op->opno;
+	any->opfuncid = op->opfuncid;
+	any->useOr = true;
+	any->inputcollid = op->inputcollid;
+	any->args = list_make2(copyObject(linitial(op->args)), make_mark(context, array));
+	any->location = -1;
+	return (Node *) any;
+}
+
+static Node *
+mark_subqueries(Node *node, MarkContext *context)
+{
+	if (node == NULL)
+		return NULL;
+	if (IsA(node, Query))
+		return node;
+	if (IsA(node, SubLink) && is_independent((SubLink *) node))
+	{
+		SubLink    *link = (SubLink *) node;
+		Node	   *any = NULL;
+
+		if (link->subLinkType == EXPR_SUBLINK || link->subLinkType == ARRAY_SUBLINK)
+			return make_mark(context, link);
+		if (link->subLinkType == ANY_SUBLINK)
+			any = any_of_array(context, link);
+		if (any != NULL)
+			return any;
+	}
+	return expression_tree_mutator(node, mark_subqueries, context);
+}
+
+Query *
+dbscale_fanout_mark_subqueries(Query *query, List **subqueries)
+{
+	MarkContext context = {NIL};
+	Query	   *copy = copyObject(query);
+
+	copy->jointree = (FromExpr *) mark_subqueries((Node *) copy->jointree, &context);
+	copy->targetList = (List *) mark_subqueries((Node *) copy->targetList, &context);
+	copy->havingQual = mark_subqueries(copy->havingQual, &context);
+	*subqueries = context.subqueries;
+	return copy;
+}
+
+static Node *
+unmark(Node *node, List *replacements)
+{
+	if (node == NULL)
+		return NULL;
+	if (IsA(node, Param) && ((Param *) node)->paramkind == PARAM_SUBLINK &&
+		((Param *) node)->paramid >= FIRST_MARK)
+		return copyObject(list_nth(replacements, ((Param *) node)->paramid - FIRST_MARK));
+	if (IsA(node, Query))
+		return (Node *) query_tree_mutator((Query *) node, unmark, replacements, 0);
+	return expression_tree_mutator(node, unmark, replacements);
+}
+
+/* The subqueries back in their places; in what is above the shards. */
+Query *
+dbscale_fanout_unmark(Query *query, List *subqueries)
+{
+	Query	   *result = (Query *) unmark((Node *) query, subqueries);
+
+	result->hasSubLinks = true;
+	return result;
+}
+
+/* Parameters from this number on in their places; in what the shards get. */
+Query *
+dbscale_fanout_marks_to_params(Query *query, List *subqueries, int first)
+{
+	List	   *params = NIL;
+	ListCell   *lc;
+
+	foreach(lc, subqueries)
+	{
+		Param	   *param = makeNode(Param);
+
+		param->paramkind = PARAM_EXTERN;
+		param->paramid = first + foreach_current_index(lc);
+		param->paramtype = exprType(lfirst(lc));
+		param->paramtypmod = exprTypmod(lfirst(lc));
+		param->paramcollid = exprCollation(lfirst(lc));
+		param->location = -1;
+		params = lappend(params, param);
+	}
+	return (Query *) unmark((Node *) query, params);
+}
