@@ -503,20 +503,42 @@ end_fanout_scan(CustomScanState *node)
 
 /* ---- EXPLAIN ---- */
 
-/* Without a key's value all shards are named; nothing is computed and no node is asked. */
+/* The keys' values, if they are constants. */
+static bool
+constant_keys(FanoutScanState *state, Datum **values, bool **nulls)
+{
+	List	   *exprs = ((CustomScan *) state->css.ss.ps.plan)->custom_exprs;
+	ListCell   *lc;
+
+	*values = palloc0(sizeof(Datum) * Max(list_length(exprs), 1));
+	*nulls = palloc0(sizeof(bool) * Max(list_length(exprs), 1));
+	foreach(lc, state->task->keys)
+	{
+		Const	   *key = list_nth(exprs, lfirst_int(lc));
+
+		if (!IsA(key, Const))
+			return false;
+		(*values)[lfirst_int(lc)] = key->constvalue;
+		(*nulls)[lfirst_int(lc)] = key->constisnull;
+	}
+	return true;
+}
+
+/* Nothing is computed here and no node is asked. */
 static void
 explain_shards(FanoutScanState *state, const DistributedTable *table, ExplainState *es)
 {
 	List	   *names = NIL;
+	Datum	   *values;
+	bool	   *nulls;
 	ListCell   *lc;
 
-	if (state->nodes == NIL && state->task->keys == NIL)
+	if (!state->in_run.sent && constant_keys(state, &values, &nulls))
 	{
-		Bitmapset  *all = choose_shards(state, table, NULL, NULL);
-
-		group_shards(state, table, all);
+		state->nodes = NIL;
+		group_shards(state, table, choose_shards(state, table, values, nulls));
 	}
-	if (state->nodes == NIL && !state->in_run.sent)
+	else if (!state->in_run.sent)
 	{
 		ExplainPropertyText("Shards", psprintf("by the keys, at execution, of %d",
 											   table->group->nshards), es);

@@ -120,7 +120,17 @@ replace_relations(Node *node, const Print *print)
 	return query_tree_walker((Query *) node, replace_relations, (void *) print, 0);
 }
 
-/* Everything is printed with its schema: the node's search_path is pg_catalog as well. */
+static void
+set_for_printing(const char *name, const char *value)
+{
+	(void) set_config_option(name, value, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+}
+
+/*
+ * Everything is printed with its schema: the node's search_path is pg_catalog as well.
+ * Constants are printed so that they are read the same under any settings: an
+ * abbreviation of a time zone may mean another one to the node.
+ */
 static char *
 print_query(Query *query, const Print *print)
 {
@@ -129,8 +139,10 @@ print_query(Query *query, const Print *print)
 	char	   *text;
 
 	replace_relations((Node *) copy, print);
-	(void) set_config_option("search_path", "pg_catalog", PGC_USERSET, PGC_S_SESSION,
-							 GUC_ACTION_SAVE, true, 0, false);
+	set_for_printing("search_path", "pg_catalog");
+	set_for_printing("datestyle", "ISO");
+	set_for_printing("intervalstyle", "postgres");
+	set_for_printing("extra_float_digits", "3");
 	text = pg_get_querydef(copy, false);
 	AtEOXact_GUC(true, nest);
 	return text;

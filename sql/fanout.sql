@@ -1,0 +1,251 @@
+-- Queries over many shards: the same rows as from plain tables, and what the plans are.
+SET client_min_messages = error;
+CREATE EXTENSION IF NOT EXISTS dbscale CASCADE;
+SELECT dbscale.add_local_node('fanout_a');
+SELECT dbscale.add_local_node('fanout_b');
+CREATE SCHEMA plain;
+CREATE SCHEMA sharded;
+CREATE FUNCTION make_tables() RETURNS void LANGUAGE sql AS $$
+    CREATE TABLE users (id bigint PRIMARY KEY, region text, age int, score numeric, f float8, born date, gone text);
+    CREATE TABLE posts (user_id bigint, id bigint, title text, likes int, big bigint, ok bool, created timestamptz, PRIMARY KEY (user_id, id));
+    CREATE TABLE likes (user_id bigint, post_id bigint, liker_id bigint);
+    CREATE TABLE events (id int, day date, kind text);
+    CREATE TABLE regions (region text PRIMARY KEY, title text);
+    CREATE TABLE tags (tag text, user_id bigint);
+$$ SET check_function_bodies = off;
+CREATE FUNCTION fill_tables() RETURNS void LANGUAGE sql AS $$
+    INSERT INTO users SELECT i, CASE WHEN i % 11 > 0 THEN 'r' || i % 5 END, NULLIF(i % 40, 7), i / 7.0, i / 2.0, date '2000-01-01' + i FROM generate_series(1, 200) i;
+    INSERT INTO posts SELECT 1 + i % 150, i, 'post ' || i % 60, NULLIF(i % 20, 3), i * 1000000007::bigint, i % 3 = 0, timestamptz '2026-01-01 12:00+00' + i * interval '1 hour' FROM generate_series(1, 600) i;
+    INSERT INTO likes SELECT NULLIF(1 + i % 150, 50), i % 600, (i * 7) % 220 FROM generate_series(1, 1500) i;
+    INSERT INTO events SELECT i % 90, date '2026-01-01' + i % 100, 'k' || i % 3 FROM generate_series(1, 300) i;
+    INSERT INTO regions SELECT 'r' || i, 'Region ' || i FROM generate_series(0, 6) i;
+    INSERT INTO tags SELECT 't' || i % 4, i FROM generate_series(1, 60) i;
+$$ SET check_function_bodies = off;
+SET search_path = plain, public;
+SELECT make_tables();
+SELECT fill_tables();
+SET search_path = sharded, public;
+SELECT make_tables();
+SELECT dbscale.distribute_table('users', 'id', shard_count => 4);
+SELECT dbscale.distribute_table('posts', 'user_id', colocate_with => 'users');
+SELECT dbscale.distribute_table('likes', 'user_id', colocate_with => 'users');
+SELECT dbscale.distribute_table('events', 'id', shard_count => 3);
+SELECT dbscale.distribute_reference('regions');
+-- a dropped column, so that numbers differ between the parent and its shards
+ALTER TABLE users DROP COLUMN gone;
+SELECT fill_tables();
+ALTER TABLE plain.users DROP COLUMN gone;
+ALTER TABLE plain.users ADD COLUMN late int DEFAULT 3;
+ALTER TABLE users ADD COLUMN late int DEFAULT 3;
+RESET client_min_messages;
+
+-- Rows as text; sorted unless the statement orders them itself.
+CREATE FUNCTION public.rows_of(statement text) RETURNS text[] LANGUAGE plpgsql AS $$
+DECLARE
+    r record;
+    result text[] := '{}';
+BEGIN
+    FOR r IN EXECUTE statement LOOP
+        result := result || r::text;
+    END LOOP;
+    IF statement !~ 'ORDER BY [^()]*$' THEN
+        result := ARRAY(SELECT x FROM unnest(result) x ORDER BY x COLLATE "C");
+    END IF;
+    RETURN result;
+EXCEPTION WHEN others THEN
+    RETURN ARRAY[SQLSTATE];
+END $$;
+-- What the two differ in; "same" and how many rows, if in nothing.
+CREATE FUNCTION public.compare(statement text) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+    a text[];
+    b text[];
+BEGIN
+    PERFORM set_config('search_path', 'plain, public', true);
+    a := public.rows_of(statement);
+    PERFORM set_config('search_path', 'sharded, public', true);
+    b := public.rows_of(statement);
+    IF a = b THEN
+        RETURN format('same, %s', CASE WHEN a[1] ~ '^[0-9A-Z]{5}$' THEN 'error ' || a[1] ELSE cardinality(a) || ' rows' END);
+    END IF;
+    RETURN format('DIFFERENT: %s: plain %s sharded %s', statement, a, b);
+END $$;
+
+-- one table
+SELECT compare('SELECT count(*) FROM users');
+SELECT compare('SELECT count(*), count(age), sum(age), avg(age), min(age), max(age) FROM users WHERE id < 0');
+SELECT compare('SELECT region, count(*), count(age), sum(age), avg(age), min(born), max(region), sum(score), avg(score), sum(late) FROM users GROUP BY region');
+SELECT compare('SELECT sum(big), avg(big), bool_and(ok), bool_or(ok), every(ok), bit_and(likes), bit_or(likes), bit_xor(likes) FROM posts');
+SELECT compare('SELECT likes, sum(f) FROM posts JOIN users ON users.id = user_id GROUP BY likes');
+SELECT compare('SELECT age % 3, count(*) FILTER (WHERE region IS NULL), avg(age) FILTER (WHERE age > 20) FROM users GROUP BY age % 3 HAVING count(*) > 3');
+SELECT compare('SELECT count(DISTINCT liker_id) FROM likes');
+SELECT compare('SELECT user_id % 5, count(DISTINCT liker_id), count(*), sum(DISTINCT liker_id), max(post_id) FROM likes GROUP BY 1');
+SELECT compare('SELECT count(DISTINCT region), count(DISTINCT age) FROM users');
+SELECT compare('SELECT region, stddev(age), variance(score), corr(age, f) IS NULL FROM users GROUP BY region');
+SELECT compare('SELECT region, array_agg(id ORDER BY id), string_agg(id::text, '','' ORDER BY id DESC) FROM users GROUP BY region');
+SELECT compare('SELECT region, age, count(*), grouping(region), grouping(age) FROM users GROUP BY CUBE (region, age)');
+SELECT compare('SELECT region, sum(age) FROM users GROUP BY GROUPING SETS ((region), ())');
+SELECT compare('SELECT sum(age) FROM users WHERE id < 0 GROUP BY ROLLUP (region)');
+SELECT compare('SELECT id, count(*), (SELECT 1) FROM users GROUP BY id HAVING max(age) > 30');
+SELECT compare('SELECT id, region, age FROM users GROUP BY id');
+SELECT compare('SELECT DISTINCT region, age % 2 FROM users');
+SELECT compare('SELECT DISTINCT ON (region) region, id FROM users ORDER BY region, id DESC');
+SELECT compare('SELECT id, age FROM users ORDER BY age DESC NULLS LAST, id LIMIT 7 OFFSET 3');
+SELECT compare('SELECT age FROM users ORDER BY age FETCH FIRST 3 ROWS WITH TIES');
+SELECT compare('SELECT count(*) FROM (SELECT id FROM users LIMIT 13) x');
+SELECT compare('SELECT id FROM users ORDER BY id LIMIT (SELECT 3)');
+SELECT compare('SELECT id, row_number() OVER (PARTITION BY region ORDER BY id) FROM users');
+SELECT compare('SELECT user_id, id, rank() OVER (PARTITION BY user_id ORDER BY likes DESC, id), sum(likes) OVER w FROM posts WINDOW w AS (PARTITION BY user_id, ok)');
+SELECT compare('SELECT region, count(*), rank() OVER (ORDER BY count(*) DESC, region) FROM users GROUP BY region');
+SELECT compare('SELECT 1 FROM users');
+SELECT compare('SELECT FROM users');
+SELECT compare('SELECT users FROM users WHERE age = 3');
+SELECT compare('SELECT * FROM users WHERE id IN (3, 30, 31, NULL)');
+SELECT compare('SELECT id FROM users WHERE id = ANY (ARRAY[5, 6, 700]) AND age > 0');
+SELECT compare('SELECT count(*) FROM posts WHERE user_id = ANY (''{1,2,3}''::bigint[]) OR likes = 1');
+SELECT compare('SELECT count(*), to_char(min(created), ''YYYY-MM-DD'') FROM posts WHERE created > now() - interval ''100 years''');
+SELECT compare('SELECT date_trunc(''day'', created), count(*) FROM posts GROUP BY 1');
+SELECT compare('SELECT sum(1 / (age - 5)) FROM users');
+-- joins
+SELECT compare('SELECT u.region, count(*), avg(p.likes) FROM users u JOIN posts p ON p.user_id = u.id GROUP BY 1');
+SELECT compare('SELECT u.id, count(p.id) FROM users u LEFT JOIN posts p ON p.user_id = u.id AND p.likes > 10 GROUP BY u.id');
+SELECT compare('SELECT p.user_id, count(*) FROM users u LEFT JOIN posts p ON p.user_id = u.id GROUP BY p.user_id');
+SELECT compare('SELECT DISTINCT p.user_id FROM users u LEFT JOIN posts p ON p.user_id = u.id');
+SELECT compare('SELECT u.id, p.user_id, row_number() OVER (PARTITION BY p.user_id ORDER BY u.id, p.id) FROM users u LEFT JOIN posts p ON p.user_id = u.id');
+SELECT compare('SELECT count(*) FROM users u RIGHT JOIN posts p ON p.user_id = u.id AND u.age < 5');
+SELECT compare('SELECT count(*), count(u.id), count(l.user_id) FROM users u FULL JOIN likes l ON l.user_id = u.id');
+SELECT compare('SELECT count(*), count(p.id), count(l.post_id) FROM users u LEFT JOIN (posts p JOIN likes l ON l.user_id = p.user_id AND l.post_id = p.id) ON p.user_id = u.id');
+SELECT compare('SELECT count(*) FROM users u JOIN posts p ON p.user_id = u.id LEFT JOIN likes l ON l.user_id = p.user_id AND l.post_id = p.id WHERE l.user_id IS NULL');
+SELECT compare('SELECT r.title, count(*) FROM users u JOIN regions r USING (region) GROUP BY 1');
+SELECT compare('SELECT r.title, count(u.id) FROM regions r LEFT JOIN users u USING (region) GROUP BY 1');
+SELECT compare('SELECT u.id, r.title FROM users u LEFT JOIN regions r USING (region)');
+SELECT compare('SELECT count(*) FROM regions r FULL JOIN users u USING (region)');
+SELECT compare('SELECT count(*) FROM regions r WHERE EXISTS (SELECT FROM users u WHERE u.region = r.region)');
+SELECT compare('SELECT r.region FROM regions r WHERE NOT EXISTS (SELECT FROM users u WHERE u.region = r.region)');
+SELECT compare('SELECT count(*) FROM users u JOIN likes l ON l.liker_id = u.id WHERE u.region = ''r1''');
+SELECT compare('SELECT u.region, p.title, count(*) FROM users u JOIN likes l ON l.liker_id = u.id JOIN posts p ON p.user_id = l.user_id AND p.id = l.post_id GROUP BY 1, 2');
+SELECT compare('SELECT count(*) FROM users u JOIN events e ON e.id = u.id');
+SELECT compare('SELECT e.kind, count(*) FROM events e JOIN users u ON u.age = e.id WHERE u.region = ''r2'' GROUP BY 1');
+SELECT compare('SELECT t.tag, count(*), sum(p.likes) FROM tags t JOIN posts p ON p.user_id = t.user_id GROUP BY 1');
+SELECT compare('SELECT count(*) FROM users u, tags t WHERE u.age > 35 AND t.tag = ''t1''');
+SELECT compare('SELECT a.id, b.id FROM users a JOIN users b ON a.id = b.id + 1 WHERE a.region = b.region');
+SELECT compare('SELECT count(*) FROM users a JOIN users b ON a.id = b.id JOIN posts p ON p.user_id = b.id');
+SELECT compare('SELECT count(*) FROM users u JOIN posts p ON p.user_id = u.id::numeric');
+SELECT compare('SELECT count(*) FROM users u JOIN posts p ON p.user_id >= u.id AND p.user_id <= u.id');
+SELECT compare('SELECT u.id, x.n FROM users u, LATERAL (SELECT count(*) n FROM posts p WHERE p.user_id = u.id) x');
+SELECT compare('SELECT count(*) FROM users u JOIN (VALUES (1), (2), (3)) v (id) ON v.id = u.id');
+SELECT compare('SELECT u.id, g FROM users u JOIN generate_series(1, 3) g ON g = u.id % 4');
+-- subqueries, set operations, WITH
+SELECT compare('SELECT count(*) FROM users u WHERE EXISTS (SELECT FROM posts p WHERE p.user_id = u.id AND p.likes > 17)');
+SELECT compare('SELECT count(*) FROM users u WHERE u.id NOT IN (SELECT user_id FROM posts WHERE likes > 17)');
+SELECT compare('SELECT count(*) FROM users u WHERE u.id NOT IN (SELECT user_id FROM likes)');
+SELECT compare('SELECT count(*) FROM users u WHERE u.id IN (SELECT user_id FROM likes)');
+SELECT compare('SELECT count(*) FROM users u WHERE u.id IN (SELECT liker_id FROM likes WHERE post_id < 20)');
+SELECT compare('SELECT count(*) FROM users u WHERE (u.id IN (SELECT user_id FROM likes)) IS NULL');
+SELECT compare('SELECT count(*) FROM users u WHERE u.id IN (SELECT user_id FROM posts ORDER BY likes DESC, id LIMIT 5)');
+SELECT compare('SELECT count(*) FROM users WHERE age > (SELECT avg(age) FROM users)');
+SELECT compare('SELECT id, (SELECT count(*) FROM posts p WHERE p.user_id = u.id), (SELECT max(likes) FROM posts) FROM users u');
+SELECT compare('SELECT id, (SELECT title FROM regions r WHERE r.region = u.region) FROM users u');
+SELECT compare('SELECT id, (SELECT count(*) FROM tags t WHERE t.user_id = u.id) FROM users u');
+SELECT compare('SELECT sum(n) FROM (SELECT count(*) n FROM posts GROUP BY user_id) x');
+SELECT compare('SELECT x.region, sum(y.n) FROM (SELECT id, region FROM users WHERE age < 30) x JOIN (SELECT user_id, count(*) n FROM posts GROUP BY user_id) y ON y.user_id = x.id GROUP BY 1');
+SELECT compare('SELECT id FROM users UNION SELECT user_id FROM posts');
+SELECT compare('SELECT region FROM users EXCEPT SELECT region FROM regions');
+SELECT compare('SELECT age FROM users INTERSECT ALL SELECT likes FROM posts');
+SELECT compare('WITH x AS (SELECT region, count(*) n FROM users GROUP BY 1) SELECT a.region, a.n + b.n FROM x a JOIN x b USING (region)');
+SELECT compare('WITH x AS (SELECT 10 AS a) SELECT count(*) FROM x, users u JOIN posts p ON p.user_id = u.id WHERE p.likes > x.a');
+SELECT compare('WITH RECURSIVE r AS (SELECT id FROM users WHERE id = 1 UNION ALL SELECT u.id FROM r JOIN users u ON u.id = r.id * 2) SELECT * FROM r');
+-- settings of the session
+SET timezone = 'Asia/Kolkata'; SET datestyle = 'German';
+SELECT compare('SELECT min(created), max(created) FROM posts WHERE created > ''3.1.2026 05:30''');
+SELECT compare('SELECT created::date, count(*) FROM posts GROUP BY 1');
+RESET timezone; RESET datestyle;
+SELECT id, created FROM posts WHERE user_id = 3 AND created < timestamptz '2026-01-02 12:00+00';
+SET timezone = 'Asia/Kolkata'; SET datestyle = 'German';
+SELECT id FROM posts WHERE user_id = 3 AND created < timestamptz '2.1.2026 17:45';
+RESET timezone; RESET datestyle;
+-- names of the user's own are the user's own
+CREATE FUNCTION public.count(text) RETURNS bigint LANGUAGE sql IMMUTABLE AS 'SELECT 42::bigint';
+CREATE FUNCTION public.nothing(bigint, bigint) RETURNS bool LANGUAGE sql IMMUTABLE AS 'SELECT false';
+CREATE OPERATOR public.=== (LEFTARG = bigint, RIGHTARG = bigint, FUNCTION = public.nothing);
+SELECT compare('SELECT public.count(region), count(id) FROM users WHERE id < 3 GROUP BY region');
+SELECT compare('SELECT count(*) FROM users u JOIN posts p ON p.user_id === u.id');
+
+-- prepared, with plans for any parameter; in a cursor; in PL/pgSQL
+SET plan_cache_mode = force_generic_plan;
+PREPARE by_age (int) AS SELECT region, count(*) FROM users WHERE age > $1 GROUP BY region ORDER BY region;
+EXECUTE by_age (30);
+EXECUTE by_age (38);
+EXECUTE by_age (NULL);
+PREPARE some_users (bigint[]) AS SELECT id, age FROM users WHERE id = ANY ($1) ORDER BY id;
+EXECUTE some_users ('{1,2,3}');
+EXECUTE some_users ('{}');
+EXECUTE some_users (NULL);
+RESET plan_cache_mode;
+BEGIN;
+DECLARE c SCROLL CURSOR FOR SELECT id FROM users ORDER BY id;
+FETCH 2 FROM c;
+UPDATE users SET age = 99 WHERE id = 3;
+SELECT max(age) FROM users;
+SAVEPOINT s;
+FETCH 1 FROM c;
+ROLLBACK TO s;
+FETCH BACKWARD 2 FROM c;
+ROLLBACK;
+-- INSERT … SELECT reads before it writes
+BEGIN;
+INSERT INTO users (id, age) SELECT id + 1000, age FROM users;
+SELECT count(*), count(DISTINCT id) FROM users;
+ROLLBACK;
+
+-- privileges and policies are the coordinator's
+CREATE ROLE fanout_reader;
+SELECT dbscale.grant_node_access('fanout_reader');
+GRANT USAGE ON SCHEMA sharded TO fanout_reader;
+GRANT SELECT (id, region) ON users TO fanout_reader;
+SET ROLE fanout_reader;
+SELECT count(id), max(region) > '' FROM users;
+SELECT sum(age) FROM users;
+SELECT count(*) FROM users u WHERE EXISTS (SELECT FROM posts p WHERE p.user_id = u.id);
+RESET ROLE;
+CREATE POLICY few ON users FOR SELECT TO fanout_reader USING (id < 4);
+ALTER TABLE users ENABLE ROW LEVEL SECURITY;
+SET ROLE fanout_reader;
+SELECT count(id) FROM users;
+RESET ROLE;
+ALTER TABLE users DISABLE ROW LEVEL SECURITY;
+CREATE VIEW old AS SELECT id, age FROM users WHERE age > 30;
+GRANT SELECT ON old TO fanout_reader;
+SET ROLE fanout_reader;
+SELECT count(*), min(age) FROM old;
+RESET ROLE;
+
+-- plans
+EXPLAIN (VERBOSE, COSTS OFF) SELECT region, count(*), avg(age) FROM users WHERE age > 3 GROUP BY region;
+EXPLAIN (COSTS OFF) SELECT u.id, count(p.id) FROM users u LEFT JOIN posts p ON p.user_id = u.id GROUP BY u.id;
+EXPLAIN (COSTS OFF) SELECT id FROM users ORDER BY age, id LIMIT 3;
+EXPLAIN (COSTS OFF) SELECT id FROM users WHERE id IN (1, 2) AND age > 0;
+EXPLAIN (VERBOSE, COSTS OFF) SELECT stddev(age) FROM users;
+CREATE FUNCTION public.nodes_in(explain text) RETURNS SETOF text LANGUAGE plpgsql AS $$
+DECLARE
+    line text;
+BEGIN
+    FOR line IN EXECUTE explain LOOP
+        IF line ~ 'Node [a-z_]*:|Shards:|Remote SQL' THEN
+            RETURN NEXT line;
+        END IF;
+    END LOOP;
+END $$;
+SELECT nodes_in('EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, SUMMARY OFF) SELECT count(*) FROM users');
+SELECT nodes_in('EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, SUMMARY OFF) SELECT count(*) FROM users WHERE age > (SELECT avg(likes) FROM posts)');
+
+SET client_min_messages = error;
+DROP SCHEMA plain CASCADE;
+DROP SCHEMA sharded CASCADE;
+DROP FUNCTION public.count(text);
+DROP OPERATOR public.=== (bigint, bigint);
+DROP FUNCTION public.nothing(bigint, bigint), public.compare(text), public.rows_of(text), public.nodes_in(text);
+DROP OWNED BY fanout_reader;
+DROP ROLE fanout_reader;
+SELECT dbscale.remove_node('fanout_a');
+SELECT dbscale.remove_node('fanout_b');
