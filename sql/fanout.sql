@@ -221,7 +221,7 @@ SELECT count(*), min(age) FROM old;
 RESET ROLE;
 
 -- plans
-EXPLAIN (VERBOSE, COSTS OFF) SELECT region, count(*), avg(age) FROM users WHERE age > 3 GROUP BY region;
+EXPLAIN (VERBOSE, COSTS OFF) SELECT u.region, count(*), avg(p.likes) FROM users u JOIN posts p ON p.user_id = u.id WHERE u.age > 3 GROUP BY u.region;
 EXPLAIN (COSTS OFF) SELECT u.id, count(p.id) FROM users u LEFT JOIN posts p ON p.user_id = u.id GROUP BY u.id;
 EXPLAIN (COSTS OFF) SELECT id FROM users ORDER BY age, id LIMIT 3;
 EXPLAIN (COSTS OFF) SELECT id FROM users WHERE id IN (1, 2) AND age > 0;
