@@ -232,14 +232,17 @@ dbscale_rte_forget_relation(RangeTblEntry *rte)
 
 /* 17: a wait event set belongs to a resource owner; before, to a memory context. */
 #include "storage/latch.h"
+#include "utils/memutils.h"
 #if PG_VERSION_NUM >= 180000
 #include "storage/waiteventset.h"
 #endif
 #if PG_VERSION_NUM >= 170000
 #include "utils/resowner.h"
 #define compat_create_wait_event_set(n) CreateWaitEventSet(CurrentResourceOwner, n)
+#define compat_create_lasting_wait_event_set(n) CreateWaitEventSet(NULL, n)
 #else
 #define compat_create_wait_event_set(n) CreateWaitEventSet(CurrentMemoryContext, n)
+#define compat_create_lasting_wait_event_set(n) CreateWaitEventSet(TopMemoryContext, n)
 #endif
 
 #endif							/* DBSCALE_COMPAT_H */

@@ -21,9 +21,12 @@
 #include "access/table.h"
 #include "catalog/pg_class.h"
 #include "lib/stringinfo.h"
+#include "miscadmin.h"
 #include "nodes/makefuncs.h"
 #include "nodes/nodeFuncs.h"
 #include "utils/builtins.h"
+#include "utils/datetime.h"
+#include "utils/float.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
@@ -129,23 +132,30 @@ set_for_printing(const char *name, const char *value)
 /*
  * Everything is printed with its schema: the node's search_path is pg_catalog as well.
  * Constants are printed so that they are read the same under any settings: an
- * abbreviation of a time zone may mean another one to the node.
+ * abbreviation of a time zone may mean another one to the node.  A nest level is returned.
  */
+static int
+begin_printing(void)
+{
+	int			nest = NewGUCNestLevel();
+
+	set_for_printing("search_path", "pg_catalog");
+	if (DateStyle != USE_ISO_DATES)
+		set_for_printing("datestyle", "ISO");
+	if (IntervalStyle != INTSTYLE_POSTGRES)
+		set_for_printing("intervalstyle", "postgres");
+	if (extra_float_digits < 1)
+		set_for_printing("extra_float_digits", "3");
+	return nest;
+}
+
 static char *
 print_query(Query *query, const Print *print)
 {
 	Query	   *copy = copyObject(query);
-	int			nest = NewGUCNestLevel();
-	char	   *text;
 
 	replace_relations((Node *) copy, print);
-	set_for_printing("search_path", "pg_catalog");
-	set_for_printing("datestyle", "ISO");
-	set_for_printing("intervalstyle", "postgres");
-	set_for_printing("extra_float_digits", "3");
-	text = pg_get_querydef(copy, false);
-	AtEOXact_GUC(true, nest);
-	return text;
+	return pg_get_querydef(copy, false);
 }
 
 /* Which of the relations' names stands at `a`, its other name standing at `b`? -1: none. */
@@ -209,14 +219,14 @@ dbscale_plan_deparse(Query *query, List *relations)
 	const Print print_b = {'b', last};
 	char	  **names_a = names_in(relations, &print_a);
 	char	  **names_b = names_in(relations, &print_b);
-	char	   *text_a = print_query(query, &print_a);
-	char	   *text_b = print_query(query, &print_b);
-	const char *a = text_a;
-	const char *b = text_b;
+	int			nest = begin_printing();
+	const char *a = print_query(query, &print_a);
+	const char *b = print_query(query, &print_b);
 	StringInfoData piece;
 	ShardSql	sql = {NIL, NIL};
 	const ShardSql nowhere = {NIL, NIL};
 
+	AtEOXact_GUC(true, nest);
 	initStringInfo(&piece);
 	while (*a)
 	{

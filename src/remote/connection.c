@@ -65,6 +65,7 @@ close_connection(RemoteConnection *conn)
 	conn->result = NULL;
 	if (conn->pg)
 	{
+		remote_forget_wait_set(conn);
 		PQfinish(conn->pg);
 		ReleaseExternalFD();
 		conn->pg = NULL;

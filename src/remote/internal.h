@@ -93,6 +93,7 @@ struct RemoteConnection
 {
 	RemoteKey	key;			/* of the hash table; first */
 	PGconn	   *pg;				/* NULL when not connected */
+	struct WaitEventSet *wait_set;	/* of pg's socket and our latch; NULL until it is needed */
 	bool		broken;			/* lost; replaced by the next connect outside a transaction */
 	bool		invalidated;	/* server or mapping changed: replace when unused */
 	bool		in_transaction; /* a remote transaction is open, or may be */
@@ -183,6 +184,8 @@ extern RemoteWait remote_wait_throwing(void);
 extern RemoteWait remote_wait_quiet(int timeout_ms);
 extern bool remote_wait_socket(int socket, int events, const RemoteWait *wait);
 extern bool remote_wait_input(RemoteConnection *conn, const RemoteWait *wait);
+/* Before the connection is closed. */
+extern void remote_forget_wait_set(RemoteConnection *conn);
 extern void remote_wait_any(List *conns);
 extern bool remote_flush(RemoteConnection *conn, const RemoteWait *wait);
 

@@ -82,6 +82,59 @@ remote_wait_socket(int socket, int events, const RemoteWait *wait)
 	}
 }
 
+/* In what order they are in a connection's set. */
+#define SET_LATCH 0
+#define SET_SOCKET 2
+
+void
+remote_forget_wait_set(RemoteConnection *conn)
+{
+	if (conn->wait_set != NULL)
+		FreeWaitEventSet(conn->wait_set);
+	conn->wait_set = NULL;
+}
+
+/* It is kept with the connection: to make one takes six system calls. */
+static WaitEventSet *
+wait_set_of(RemoteConnection *conn, int events)
+{
+	if (conn->wait_set == NULL)
+	{
+		WaitEventSet *set = compat_create_lasting_wait_event_set(3);
+
+		AddWaitEventToSet(set, WL_LATCH_SET, PGINVALID_SOCKET, MyLatch, NULL);
+		AddWaitEventToSet(set, WL_EXIT_ON_PM_DEATH, PGINVALID_SOCKET, NULL, NULL);
+		AddWaitEventToSet(set, events, PQsocket(conn->pg), NULL, NULL);
+		conn->wait_set = set;
+	}
+	else
+		ModifyWaitEvent(conn->wait_set, SET_SOCKET, events, NULL);
+	return conn->wait_set;
+}
+
+/* As remote_wait_socket. */
+static bool
+wait_for_connection(RemoteConnection *conn, int events, const RemoteWait *wait)
+{
+	for (;;)
+	{
+		long		timeout = time_left(wait);
+		WaitEvent	event;
+
+		if (timeout == 0)
+			return false;
+		if (wait->throws)
+			serve_interrupts();
+		if (WaitEventSetWait(wait_set_of(conn, events), timeout, &event, 1, PG_WAIT_EXTENSION) == 0)
+			continue;
+		if (event.pos != SET_LATCH)
+			return true;
+		ResetLatch(MyLatch);
+		if (wait->throws)
+			serve_interrupts();
+	}
+}
+
 /*
  * Wait until something has come from the node, sending what is still to be sent.
  * False on timeout, and when the connection was lost.
@@ -96,7 +149,7 @@ remote_wait_input(RemoteConnection *conn, const RemoteWait *wait)
 		events |= WL_SOCKET_WRITEABLE;
 	if (unsent >= 0 && PQstatus(conn->pg) == CONNECTION_OK)
 	{
-		if (!remote_wait_socket(PQsocket(conn->pg), events, wait))
+		if (!wait_for_connection(conn, events, wait))
 			return false;
 		if (PQconsumeInput(conn->pg))
 			return true;
@@ -124,7 +177,7 @@ remote_flush(RemoteConnection *conn, const RemoteWait *wait)
 			remote_lose(conn, PQerrorMessage(conn->pg));
 			return false;
 		}
-		if (!remote_wait_socket(PQsocket(conn->pg), WL_SOCKET_READABLE | WL_SOCKET_WRITEABLE, wait))
+		if (!wait_for_connection(conn, WL_SOCKET_READABLE | WL_SOCKET_WRITEABLE, wait))
 			return false;
 		if (!PQconsumeInput(conn->pg))
 		{
