@@ -317,6 +317,11 @@ send_statements(void *arg)
 	group_shards(state, table, choose_shards(state, table, values, nulls));
 	if (state->params)
 		params = dbscale_params_set(state->params, values, nulls);
+	if (list_length(state->nodes) > 1)
+	{
+		foreach(lc, state->nodes)
+			dbscale_remote_connect_ahead(((FanoutNode *) lfirst(lc))->serverid, state->in_run.userid);
+	}
 	foreach(lc, state->nodes)
 		send_to_node(state, lfirst(lc), params);
 	state->current = 0;

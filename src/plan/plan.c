@@ -76,6 +76,8 @@ enum FanoutPrivate
 	FANOUT_SQL_PIECES,			/* list of String */
 	FANOUT_SQL_TABLES,			/* integer list */
 	FANOUT_AROUND,				/* list of String: prefix and suffix, or NIL */
+	FANOUT_ORIGIN_TABLES,		/* OID list */
+	FANOUT_ORIGIN_COLUMNS,		/* integer list */
 	FANOUT_ROWS,				/* String: a Float of no fraction is read back as an Integer */
 	FANOUT_STRATEGY,			/* String */
 	FANOUT_REASON				/* list of one String, or NIL */
@@ -99,6 +101,8 @@ dbscale_plan_pack_fanout(const FanoutTask *task)
 	private = lappend(private, task->sql.tables);
 	private = lappend(private, task->prefix ?
 					  list_make2(makeString(task->prefix), makeString(task->suffix)) : NIL);
+	private = lappend(private, task->origin_tables);
+	private = lappend(private, task->origin_columns);
 	private = lappend(private, makeString(psprintf("%.0f", task->rows)));
 	private = lappend(private, makeString(task->strategy ? task->strategy : pstrdup("rows")));
 	private = lappend(private, task->reason ? list_make1(makeString(task->reason)) : NIL);
@@ -128,6 +132,8 @@ dbscale_plan_unpack_fanout(List *private)
 		task->prefix = strVal(linitial(around));
 		task->suffix = strVal(lsecond(around));
 	}
+	task->origin_tables = list_nth(private, FANOUT_ORIGIN_TABLES);
+	task->origin_columns = list_nth(private, FANOUT_ORIGIN_COLUMNS);
 	task->rows = atof(strVal(list_nth(private, FANOUT_ROWS)));
 	task->strategy = strVal(list_nth(private, FANOUT_STRATEGY));
 	task->reason = reason != NIL ? strVal(linitial(reason)) : NULL;

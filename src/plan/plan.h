@@ -63,6 +63,8 @@ typedef struct FanoutTask
 	ShardSql	sql;			/* one shard's branch */
 	char	   *prefix;			/* of a node's statement; NULL: the branches' rows as they are */
 	char	   *suffix;
+	List	   *origin_tables;	/* OIDs: of which table each column of the result is */
+	List	   *origin_columns; /* and which column of it; 0: of none */
 	double		rows;			/* estimate of what all shards send */
 	char	   *strategy;		/* for EXPLAIN: what the shards do */
 	char	   *reason;			/* for EXPLAIN VERBOSE: why they don't do more, or NULL */

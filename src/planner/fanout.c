@@ -23,7 +23,6 @@
 #include "planner/fanout.h"
 
 #include "catalog/namespace.h"
-#include "catalog/pg_class.h"
 #include "catalog/pg_collation.h"
 #include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
@@ -212,42 +211,6 @@ placeholder(FanoutLevel *level, const FanoutTask *task, List *exprs)
 	return rte;
 }
 
-/* Estimates: what ANALYZE has counted, and core's usual guesses for what it cannot see. */
-double
-dbscale_fanout_table_rows(Oid relid)
-{
-	const DistributedTable *table = dbscale_catalog_table(relid);
-	double		rows = 0;
-
-	for (int i = 0; i < table->group->nshards; i++)
-	{
-		HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(table->foreign_tables[i]));
-
-		if (!HeapTupleIsValid(tuple))
-			continue;
-		rows += Max(((Form_pg_class) GETSTRUCT(tuple))->reltuples, 0);
-		ReleaseSysCache(tuple);
-	}
-	return Max(rows, 1000);
-}
-
-static double
-estimate_rows(FanoutLevel *level)
-{
-	Query	   *shard = level->shard;
-	double		rows = dbscale_fanout_table_rows(level->colocation.table);
-	Node	   *quals = shard->jointree->quals;
-	int			conditions = quals == NULL ? 0 : is_andclause(quals) ? list_length(((BoolExpr *) quals)->args) : 1;
-
-	for (int i = 0; i < Min(conditions, 3); i++)
-		rows *= 0.2;
-	if (level->combine != NIL && shard->hasAggs)
-		rows = shard->groupClause == NIL ? 2 : Min(rows, 2 * 200);
-	else if (shard->groupClause != NIL)
-		rows *= 0.1;
-	return Max(rows, 1);
-}
-
 /* ---- one level ---- */
 
 /* What is left of the statement for a node, once all that mentions no row is taken out. */
@@ -299,7 +262,8 @@ redbscale_fanout_place(FanoutLevel *level, FanoutTask *task, List *exprs)
 	task->relations = level->shipment.relations;
 	task->has_result = true;
 	task->check_as_user = level->shipment.check_as_user;
-	task->rows = estimate_rows(level);
+	task->rows = dbscale_fanout_estimate_rows(level);
+	dbscale_fanout_origins(level, task);
 	task->strategy = pstrdup(level->strategy);
 	task->reason = level->reason ? pstrdup(level->reason) : NULL;
 	dbscale_fanout_node_text(level, task);
@@ -541,12 +505,22 @@ is_placeholder(RangeTblEntry *rte)
 		((FuncExpr *) function->funcexpr)->funcid == placeholder_function();
 }
 
-static void
-add_fanout_path(RelOptInfo *rel, RangeTblEntry *rte)
+FanoutTask *
+dbscale_fanout_task_of(RangeTblEntry *rte)
 {
-	FuncExpr   *call = (FuncExpr *) ((RangeTblFunction *) linitial(rte->functions))->funcexpr;
-	Const	   *first = linitial(call->args);
-	FanoutTask *task = dbscale_plan_unpack_fanout(stringToNode(TextDatumGetCString(first->constvalue)));
+	FuncExpr   *call;
+	Const	   *first;
+
+	if (!is_placeholder(rte))
+		return NULL;
+	call = (FuncExpr *) ((RangeTblFunction *) linitial(rte->functions))->funcexpr;
+	first = linitial(call->args);
+	return dbscale_plan_unpack_fanout(stringToNode(TextDatumGetCString(first->constvalue)));
+}
+
+static void
+add_fanout_path(RelOptInfo *rel, FanoutTask *task)
+{
 	CustomPath *path = makeNode(CustomPath);
 
 	rel->rows = clamp_row_est(task->rows * rel->rows / Max(rel->tuples, 1));
@@ -566,10 +540,13 @@ add_fanout_path(RelOptInfo *rel, RangeTblEntry *rte)
 static void
 dbscale_set_rel_pathlist(PlannerInfo *root, RelOptInfo *rel, Index rti, RangeTblEntry *rte)
 {
+	FanoutTask *task;
+
 	if (previous_pathlist_hook)
 		previous_pathlist_hook(root, rel, rti, rte);
-	if (!dbscale_catalog_is_empty() && is_placeholder(rte))
-		add_fanout_path(rel, rte);
+	if (dbscale_catalog_is_empty() || (task = dbscale_fanout_task_of(rte)) == NULL)
+		return;
+	add_fanout_path(rel, task);
 }
 
 void
@@ -577,4 +554,5 @@ dbscale_fanout_init(void)
 {
 	previous_pathlist_hook = set_rel_pathlist_hook;
 	set_rel_pathlist_hook = dbscale_set_rel_pathlist;
+	dbscale_fanout_estimate_init();
 }

@@ -50,7 +50,19 @@ extern void dbscale_fanout_node_text(const FanoutLevel *level, FanoutTask *task)
 /* Can the query go to the shards, joined as it is?  Fills in placement and shipment. */
 extern bool dbscale_fanout_place(FanoutLevel *level, Query *query);
 extern bool dbscale_fanout_is_remote_condition(Node *condition);
+/* The task of a placeholder's entry; NULL if it is something else. */
+extern FanoutTask *dbscale_fanout_task_of(RangeTblEntry *rte);
+
+/* ---- estimates ---- */
+
 extern double dbscale_fanout_table_rows(Oid relid);
+extern double dbscale_fanout_selectivity(Node *condition, List *rtable);
+extern double dbscale_fanout_estimate_rows(const FanoutLevel *level);
+extern void dbscale_fanout_origins(const FanoutLevel *level, FanoutTask *task);
+extern void dbscale_fanout_estimate_init(void);
+
+/* ---- joins and subqueries ---- */
+
 /* Put the tables that can't be joined on the shards into subqueries of their own. */
 extern bool dbscale_fanout_separate(Query *query);
 /* Does it need anything of the queries around it: a column, an aggregate, a CTE? */

@@ -291,12 +291,7 @@ guess_rows(Query *level, Part *part)
 			rows = Max(rows, dbscale_fanout_table_rows(rte->relid));
 	}
 	foreach(lc, part->conditions)
-	{
-		OpExpr	   *op = lfirst(lc);
-
-		rows *= IsA(op, OpExpr) && OidIsValid(get_negator(op->opno)) &&
-			op_hashjoinable(op->opno, exprType(linitial(op->args))) ? 0.1 : 0.33;
-	}
+		rows *= dbscale_fanout_selectivity(lfirst(lc), level->rtable);
 	return rows;
 }
 

@@ -21,6 +21,9 @@
 
 #define FIRST_MARK 1000000
 
+/* Tables of more rows than this are not made an array of, unless a condition is on them. */
+#define MAX_ARRAY_ROWS 1000000
+
 typedef struct MarkContext
 {
 	List	   *subqueries;		/* of SubLink */
@@ -48,6 +51,26 @@ is_independent(SubLink *link)
 		!contain_volatile_functions(link->subselect);
 }
 
+/* An array has to fit into memory, here and on each node. */
+static bool
+may_be_big(Query *query)
+{
+	ListCell   *lc;
+
+	foreach(lc, query->rtable)
+	{
+		RangeTblEntry *rte = lfirst(lc);
+
+		if (rte->rtekind == RTE_SUBQUERY && may_be_big(rte->subquery))
+			return true;
+		if (rte->rtekind == RTE_RELATION &&
+			dbscale_fanout_table_rows(rte->relid) > MAX_ARRAY_ROWS)
+			return query->jointree->quals == NULL ||
+				dbscale_fanout_table_rows(rte->relid) > 100 * (double) MAX_ARRAY_ROWS;
+	}
+	return false;
+}
+
 /* value IN (SELECT …) as value = ANY (array), which has the same NULLs; else NULL. */
 static Node *
 any_of_array(MarkContext *context, SubLink *link)
@@ -63,7 +86,8 @@ any_of_array(MarkContext *context, SubLink *link)
 	type = exprType(lsecond(op->args));
 	/* an array of arrays would be taken for one of their elements */
 	if (!OidIsValid(get_array_type(type)) || OidIsValid(get_element_type(type)) ||
-		exprType((Node *) ((TargetEntry *) linitial(subselect->targetList))->expr) != type)
+		exprType((Node *) ((TargetEntry *) linitial(subselect->targetList))->expr) != type ||
+		may_be_big(subselect))
 		return NULL;
 	array = makeNode(SubLink);
 	array->subLinkType = ARRAY_SUBLINK;

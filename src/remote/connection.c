@@ -343,7 +343,7 @@ finish_connecting(RemoteConnection *conn)
 {
 	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 													   dbscale_connect_timeout * 1000L);
-	PostgresPollingStatusType status = PGRES_POLLING_WRITING;
+	PostgresPollingStatusType status = conn->polling;
 
 	while (PQstatus(conn->pg) != CONNECTION_BAD && status != PGRES_POLLING_OK &&
 		   status != PGRES_POLLING_FAILED)
@@ -379,6 +379,7 @@ start_connecting(RemoteConnection *conn, ForeignServer *server, UserMapping *map
 		ereport(ERROR, (errcode(ERRCODE_OUT_OF_MEMORY), errmsg("out of memory")));
 	}
 	PQsetNoticeReceiver(conn->pg, ignore_notice, NULL);
+	conn->polling = PGRES_POLLING_WRITING;
 }
 
 /*
@@ -386,7 +387,7 @@ start_connecting(RemoteConnection *conn, ForeignServer *server, UserMapping *map
  * half-made connection for the next user.
  */
 static void
-open_connection(RemoteConnection *conn)
+begin_opening(RemoteConnection *conn)
 {
 	ForeignServer *server = GetForeignServer(conn->key.serverid);
 	UserMapping *mapping = require_mapping(conn->key.userid, server);
@@ -402,12 +403,19 @@ open_connection(RemoteConnection *conn)
 	conn->broken = true;
 	conn->invalidated = false;
 	start_connecting(conn, server, mapping);
+}
+
+static void
+finish_opening(RemoteConnection *conn)
+{
+	UserMapping *mapping = require_mapping(conn->key.userid, GetForeignServer(conn->key.serverid));
+
 	finish_connecting(conn);
 	if (password_is_required(mapping) && !PQconnectionUsedPassword(conn->pg))
 	{
 		close_connection(conn);
 		refuse_password("The node let the role in without asking for its password.",
-						server->servername);
+						NameStr(conn->node_name));
 	}
 	if (PQsetnonblocking(conn->pg, 1) != 0 || !PQenterPipelineMode(conn->pg))
 		connect_failed(conn, PQerrorMessage(conn->pg));
@@ -552,6 +560,29 @@ find_shared(Oid serverid, Oid userid)
 	return NULL;
 }
 
+/* Begun by this statement; what another one has left half made is made anew. */
+static bool
+is_opening(RemoteConnection *conn)
+{
+	return conn->pg != NULL && !conn->invalidated && conn->opening_since != 0 &&
+		conn->opening_since == GetCurrentStatementStartTimestamp();
+}
+
+void
+dbscale_remote_connect_ahead(Oid serverid, Oid userid)
+{
+	RemoteConnection *conn = lookup(serverid, userid);
+
+	if (conn->pg != NULL || conn->in_transaction || find_shared(serverid, userid) != NULL)
+		return;
+	require_enabled(serverid);
+	begin_opening(conn);
+	/* the first turn sends who we are, as soon as the socket is connected */
+	if (PQstatus(conn->pg) != CONNECTION_BAD)
+		conn->polling = PQconnectPoll(conn->pg);
+	conn->opening_since = GetCurrentStatementStartTimestamp();
+}
+
 RemoteConnection *
 dbscale_remote_connect(Oid serverid, Oid userid)
 {
@@ -564,10 +595,16 @@ dbscale_remote_connect(Oid serverid, Oid userid)
 		if (shared != NULL)
 			return shared;
 		require_enabled(serverid);
-		if (!is_good(conn))
+		if (is_opening(conn))
+		{
+			conn->opening_since = 0;
+			finish_opening(conn);
+		}
+		else if (!is_good(conn))
 		{
 			close_connection(conn);
-			open_connection(conn);
+			begin_opening(conn);
+			finish_opening(conn);
 		}
 	}
 	conn->last_used = GetCurrentStatementStartTimestamp();

@@ -94,6 +94,8 @@ struct RemoteConnection
 	RemoteKey	key;			/* of the hash table; first */
 	PGconn	   *pg;				/* NULL when not connected */
 	struct WaitEventSet *wait_set;	/* of pg's socket and our latch; NULL until it is needed */
+	PostgresPollingStatusType polling;	/* what libpq waits for while it connects */
+	TimestampTz opening_since;	/* start of the statement that began to connect ahead; else 0 */
 	bool		broken;			/* lost; replaced by the next connect outside a transaction */
 	bool		invalidated;	/* server or mapping changed: replace when unused */
 	bool		in_transaction; /* a remote transaction is open, or may be */

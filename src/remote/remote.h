@@ -53,6 +53,11 @@ typedef struct RemoteRow
  * Throws with SQLSTATE 08001 and the node's name if it can't be had.
  */
 extern RemoteConnection *dbscale_remote_connect(Oid serverid, Oid userid);
+/*
+ * Begin to connect if there is no connection yet, without waiting: the next
+ * dbscale_remote_connect goes on.  For several nodes, which are then connected to at once.
+ */
+extern void dbscale_remote_connect_ahead(Oid serverid, Oid userid);
 extern Oid	dbscale_remote_server(const RemoteConnection *conn);
 extern Oid	dbscale_remote_user(const RemoteConnection *conn);
 extern const char *dbscale_remote_node_name(const RemoteConnection *conn);
