@@ -281,6 +281,8 @@ redbscale_fanout_place(FanoutLevel *level, FanoutTask *task, List *exprs)
 	*query = *level->above;
 	if (level->subqueries != NIL)
 		*query = *dbscale_fanout_unmark(query, level->subqueries);
+	if (level->small != NULL)
+		query->cteList = list_make1(level->small);
 	query->rtable = rtable;
 	dbscale_query_set_perminfos(query, level->shipment.perminfos);
 	ref->rtindex = FANOUT_RTI;
@@ -376,9 +378,10 @@ push_from(FanoutLevel *level)
 
 /* One way of pushing the level down; on failure the query is as it was. */
 static bool
-try_level(Query *query, Query *form, List *subqueries, bool (*push) (FanoutLevel *), const char **reason)
+try_level(Query *query, Query *form, List *subqueries, CommonTableExpr *small,
+		  bool (*push) (FanoutLevel *), const char **reason)
 {
-	FanoutLevel level = {.query = form, .subqueries = subqueries, .reason = *reason};
+	FanoutLevel level = {.query = form, .subqueries = subqueries, .small = small, .reason = *reason};
 	bool		done = push(&level);
 
 	if (done)
@@ -399,21 +402,26 @@ static bool
 rewrite_level(Query *query, const char **reason)
 {
 	List	   *subqueries = NIL;
+	CommonTableExpr *small = NULL;
 	Query	   *marked;
+	Query	   *form;
 
 	*reason = check_level(query);
 	if (*reason)
 		return false;
-	if (try_level(query, copyObject(query), NIL, push_as_is, reason))
+	if (try_level(query, copyObject(query), NIL, NULL, push_as_is, reason))
 		return true;
 	if (query->hasSubLinks)
 	{
 		marked = dbscale_fanout_mark_subqueries(query, &subqueries);
-		if (subqueries != NIL && try_level(query, marked, subqueries, push_as_is, reason))
+		if (subqueries != NIL && try_level(query, marked, subqueries, NULL, push_as_is, reason))
 			return true;
 		subqueries = NIL;
 	}
-	if (try_level(query, copyObject(query), NIL, push_from, reason))
+	if (try_level(query, copyObject(query), NIL, NULL, push_from, reason))
+		return true;
+	form = dbscale_fanout_broadcast(query, &subqueries, &small);
+	if (form != NULL && try_level(query, form, subqueries, small, push_as_is, reason))
 		return true;
 	(void) dbscale_fanout_separate(query);
 	return false;

@@ -29,6 +29,7 @@ typedef struct FanoutLevel
 	const char *strategy;
 	const char *reason;			/* why no more was pushed down */
 	List	   *subqueries;		/* of SubLink: see fanout_subquery.c */
+	CommonTableExpr *small;		/* a side that goes to the shards: see fanout_join.c; or NULL */
 	Colocation	colocation;
 	Shipment	shipment;
 } FanoutLevel;
@@ -63,6 +64,11 @@ extern void dbscale_fanout_estimate_init(void);
 
 /* ---- joins and subqueries ---- */
 
+/*
+ * A copy in which a small side of a join is arrays, the given subqueries, of what is to be
+ * in the level's WITH; NULL if none is small.
+ */
+extern Query *dbscale_fanout_broadcast(Query *query, List **subqueries, CommonTableExpr **small);
 /* Put the tables that can't be joined on the shards into subqueries of their own. */
 extern bool dbscale_fanout_separate(Query *query);
 /* Does it need anything of the queries around it: a column, an aggregate, a CTE? */
@@ -71,6 +77,8 @@ extern bool dbscale_fanout_needs_outside(Node *query);
 extern bool dbscale_fanout_mentions_outside(Node *expr);
 /* A copy with marks in the places of subqueries that depend on no row. */
 extern Query *dbscale_fanout_mark_subqueries(Query *query, List **subqueries);
+/* The mark of the subquery of that number. */
+extern Param *dbscale_fanout_mark(int number, Oid type, Oid collation);
 extern Query *dbscale_fanout_unmark(Query *query, List *subqueries);
 extern Query *dbscale_fanout_marks_to_params(Query *query, List *subqueries, int first);
 

@@ -13,7 +13,17 @@
  *			 WHERE liker_id = ANY (ARRAY(SELECT id FROM users WHERE region = 'eu'))) l
  *		WHERE l.liker_id = u.id
  *
- * which fanout.c then pushes down one by one.  The last condition is added where one
+ * which fanout.c then pushes down one by one.  Better still, where one side is expected to be
+ * small and all that is left can be joined on the shards, the small side goes to them: it
+ * is fetched once, as a common table expression, and its columns become arrays,
+ *
+ *		WITH small AS MATERIALIZED (SELECT id, name FROM users WHERE region = 'eu')
+ *		SELECT u.name FROM unnest($1, $2) u (id, name) JOIN likes l ON l.liker_id = u.id
+ *		-- $1 = ARRAY(SELECT id FROM small), $2 = ARRAY(SELECT name FROM small)
+ *
+ * which are in step with each other, since a materialized expression is read in one order.
+ *
+ * Of the first form: the last condition is added where one
  * side is expected to be small: rows of the other that match none of it are not fetched.
  * It is implied by the join, so it may be missing but never be wrong: the small side is
  * read twice, and a row that only one of the readings saw is one that another statement
@@ -27,8 +37,8 @@
 #include "optimizer/optimizer.h"
 #include "parser/parsetree.h"
 #include "rewrite/rewriteManip.h"
+#include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
-#include "utils/typcache.h"
 
 /* The filter is sent when one side has at most so many rows, and at most this part of the other's. */
 #define SMALL_SIDE_ROWS 50000
@@ -259,6 +269,9 @@ use_parts(Node *node, PartContext *context)
 		else
 			var->varattno = part_column(part, var);
 		var->varno = part->rti;
+		/* printing goes by these */
+		var->varnosyn = 0;
+		var->varattnosyn = 0;
 		dbscale_var_clear_nullingrels(var);
 		return (Node *) var;
 	}
@@ -407,6 +420,173 @@ blank_joins(Query *query, List *left_over)
 			blank_entry(rte);
 	}
 }
+
+/* ---- a small side that goes to the shards ---- */
+
+/* ARRAY(SELECT column FROM small), at the level whose WITH it is in. */
+static SubLink *
+array_of_column(CommonTableExpr *small, int column)
+{
+	Query	   *query = makeNode(Query);
+	RangeTblEntry *rte = makeNode(RangeTblEntry);
+	RangeTblRef *ref = makeNode(RangeTblRef);
+	SubLink    *array = makeNode(SubLink);
+	Var		   *var = makeVar(1, column, list_nth_oid(small->ctecoltypes, column - 1),
+							  list_nth_int(small->ctecoltypmods, column - 1),
+							  list_nth_oid(small->ctecolcollations, column - 1), 0);
+
+	rte->rtekind = RTE_CTE;
+	rte->ctename = pstrdup(small->ctename);
+	rte->ctelevelsup = 1;
+	rte->coltypes = list_copy(small->ctecoltypes);
+	rte->coltypmods = list_copy(small->ctecoltypmods);
+	rte->colcollations = list_copy(small->ctecolcollations);
+	rte->eref = makeAlias(small->ctename, copyObject(small->ctecolnames));
+	rte->inFromCl = true;
+	ref->rtindex = 1;
+	query->commandType = CMD_SELECT;
+	query->canSetTag = true;
+	query->rtable = list_make1(rte);
+	query->jointree = makeFromExpr(list_make1(ref), NULL);
+	query->targetList = list_make1(makeTargetEntry((Expr *) var, 1, pstrdup("c1"), false));
+	array->subLinkType = ARRAY_SUBLINK;
+	array->subselect = (Node *) query;
+	array->location = -1;
+	return array;
+}
+
+static CommonTableExpr *
+expression_of(Part *part)
+{
+	CommonTableExpr *small = makeNode(CommonTableExpr);
+	ListCell   *lc;
+
+	small->ctename = pstrdup("dbscale small side");
+	small->ctematerialized = CTEMaterializeAlways;
+	small->ctequery = (Node *) part->query;
+	small->location = -1;
+	small->cterefcount = list_length(part->query->targetList);
+	foreach(lc, part->query->targetList)
+	{
+		TargetEntry *tle = lfirst(lc);
+		Node	   *expr = (Node *) tle->expr;
+
+		small->ctecolnames = lappend(small->ctecolnames, makeString(pstrdup(tle->resname)));
+		small->ctecoltypes = lappend_oid(small->ctecoltypes, exprType(expr));
+		small->ctecoltypmods = lappend_int(small->ctecoltypmods, exprTypmod(expr));
+		small->ctecolcollations = lappend_oid(small->ctecolcollations, exprCollation(expr));
+	}
+	return small;
+}
+
+/* An array of arrays would come apart further than it was put together. */
+static bool
+can_be_arrays(CommonTableExpr *small)
+{
+	ListCell   *lc;
+
+	foreach(lc, small->ctecoltypes)
+		if (!OidIsValid(get_array_type(lfirst_oid(lc))) || OidIsValid(get_element_type(lfirst_oid(lc))))
+			return false;
+	return small->ctecoltypes != NIL;
+}
+
+/* The part's place in the level: unnest() of each array, whose marks are numbered from 0. */
+static void
+unnest_part(RangeTblEntry *rte, CommonTableExpr *small)
+{
+	char	   *name = pstrdup(rte->eref->aliasname);
+	ListCell   *lc;
+
+	blank_entry(rte);
+	rte->rtekind = RTE_FUNCTION;
+	foreach(lc, small->ctecoltypes)
+	{
+		int			i = foreach_current_index(lc);
+		Oid			collation = list_nth_oid(small->ctecolcollations, i);
+		RangeTblFunction *function = makeNode(RangeTblFunction);
+		FuncExpr   *call = makeFuncExpr(F_UNNEST_ANYARRAY, lfirst_oid(lc),
+										list_make1(dbscale_fanout_mark(i, get_array_type(lfirst_oid(lc)), collation)),
+										collation, collation, COERCE_EXPLICIT_CALL);
+
+		call->funcretset = true;
+		function->funcexpr = (Node *) call;
+		function->funccolcount = 1;
+		rte->functions = lappend(rte->functions, function);
+	}
+	rte->alias = makeAlias(name, NIL);
+	rte->eref = makeAlias(name, copyObject(small->ctecolnames));
+	rte->inFromCl = true;
+}
+
+static Part *
+find_small_part(Query *query, List *parts, List *conditions)
+{
+	ListCell   *lc;
+
+	foreach(lc, parts)
+	{
+		Part	   *part = lfirst(lc);
+
+		part->conditions = conditions_of(conditions, part->members);
+		part->rows = guess_rows(query, part);
+	}
+	foreach(lc, parts)
+	{
+		ListCell   *other;
+
+		foreach(other, parts)
+			if (lfirst(other) != lfirst(lc) && is_small_beside(lfirst(lc), lfirst(other)) &&
+				are_connected(conditions, ((Part *) lfirst(lc))->members, ((Part *) lfirst(other))->members))
+				return lfirst(lc);
+	}
+	return NULL;
+}
+
+Query *
+dbscale_fanout_broadcast(Query *query, List **subqueries, CommonTableExpr **small)
+{
+	Query	   *copy;
+	List	   *units = NIL;
+	List	   *left_over = NIL;
+	List	   *conditions;
+	RangeTblRef *ref = makeNode(RangeTblRef);
+	PartContext context = {NIL, 0, false};
+	Part	   *part;
+	ListCell   *lc;
+
+	if (!is_simple(query) || query->cteList != NIL)
+		return NULL;
+	copy = copyObject(query);
+	conditions = make_ands_implicit((Expr *) copy->jointree->quals);
+	foreach(lc, copy->jointree->fromlist)
+		add_units(lfirst(lc), &units, &conditions);
+	part = find_small_part(copy, make_parts(copy, units, conditions, &left_over), conditions);
+	if (part == NULL)
+		return NULL;
+	context.parts = list_make1(part);
+	part->rti = bms_next_member(part->members, -1);
+	part->query = query_of(copy, part->units, part->members, part->conditions);
+	ref->rtindex = part->rti;
+	units = list_difference_ptr(units, part->units);
+	conditions = list_difference_ptr(conditions, part->conditions);
+	blank_joins(copy, units);
+	copy->jointree->fromlist = lappend(units, ref);
+	copy->jointree->quals = conditions == NIL ? NULL : (Node *) make_ands_explicit(conditions);
+	copy = query_tree_mutator(copy, use_parts, &context, QTW_DONT_COPY_QUERY);
+	*small = expression_of(part);
+	if (context.failed || !can_be_arrays(*small))
+		return NULL;
+	for (int rti = bms_next_member(part->members, part->rti); rti >= 0; rti = bms_next_member(part->members, rti))
+		blank_entry(rt_fetch(rti, copy->rtable));
+	unnest_part(rt_fetch(part->rti, copy->rtable), *small);
+	*subqueries = NIL;
+	for (int i = 1; i <= list_length((*small)->ctecoltypes); i++)
+		*subqueries = lappend(*subqueries, array_of_column(*small, i));
+	return copy;
+}
+
+/* ---- each side by itself ---- */
 
 static void
 place_parts(Query *query, List *parts, List *left_over)

@@ -29,18 +29,28 @@ typedef struct MarkContext
 	List	   *subqueries;		/* of SubLink */
 } MarkContext;
 
-static Node *
-make_mark(MarkContext *context, SubLink *link)
+Param *
+dbscale_fanout_mark(int number, Oid type, Oid collation)
 {
 	Param	   *mark = makeNode(Param);
 
-	context->subqueries = lappend(context->subqueries, copyObject(link));
 	mark->paramkind = PARAM_SUBLINK;
-	mark->paramid = FIRST_MARK + list_length(context->subqueries) - 1;
-	mark->paramtype = exprType((Node *) link);
-	mark->paramtypmod = exprTypmod((Node *) link);
-	mark->paramcollid = exprCollation((Node *) link);
+	mark->paramid = FIRST_MARK + number;
+	mark->paramtype = type;
+	mark->paramtypmod = -1;
+	mark->paramcollid = collation;
 	mark->location = -1;
+	return mark;
+}
+
+static Node *
+make_mark(MarkContext *context, SubLink *link)
+{
+	Param	   *mark = dbscale_fanout_mark(list_length(context->subqueries), exprType((Node *) link),
+										   exprCollation((Node *) link));
+
+	mark->paramtypmod = exprTypmod((Node *) link);
+	context->subqueries = lappend(context->subqueries, copyObject(link));
 	return (Node *) mark;
 }
 
