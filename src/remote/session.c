@@ -21,6 +21,8 @@ static const char fixed_settings[] =
 "('search_path', 'pg_catalog'), "
 "('IntervalStyle', 'postgres'), "
 "('extra_float_digits', '3'), "
+/* a statement may have a branch for each shard, and would be compiled as often */
+"('jit', 'off'), "
 "('standard_conforming_strings', 'on'), "
 "('client_min_messages', 'error'), "
 "('statement_timeout', '0'), "
