@@ -226,6 +226,14 @@ EXPLAIN (COSTS OFF) SELECT u.id, count(p.id) FROM users u LEFT JOIN posts p ON p
 EXPLAIN (COSTS OFF) SELECT id FROM users ORDER BY age, id LIMIT 3;
 EXPLAIN (COSTS OFF) SELECT id FROM users WHERE id IN (1, 2) AND age > 0;
 EXPLAIN (VERBOSE, COSTS OFF) SELECT stddev(age) FROM users;
+-- by range: core prunes the ranges by conditions on the key; without one, all are asked at once
+CREATE TABLE visits (day date, kind text);
+SELECT dbscale.distribute_table('visits', 'day', strategy => 'range', step => '1 month', bounds => '{"from": "2026-01-01", "to": "2026-05-01"}');
+INSERT INTO visits SELECT date '2026-01-01' + i % 120, 'k' || i % 3 FROM generate_series(1, 240) i;
+EXPLAIN (COSTS OFF) SELECT kind FROM visits WHERE day >= '2026-04-01';
+SELECT count(*), min(day) FROM visits WHERE day >= '2026-04-01';
+SELECT kind, count(*), max(day) FROM visits GROUP BY kind ORDER BY kind;
+SELECT count(*) FROM visits WHERE day IN ('2026-02-03', '2026-03-03', '2030-01-01');
 CREATE FUNCTION public.nodes_in(explain text) RETURNS SETOF text LANGUAGE plpgsql AS $$
 DECLARE
     line text;

@@ -134,6 +134,36 @@ check_level(Query *query)
 	return NULL;
 }
 
+/*
+ * A condition on the key of a table by range or list, other than by values: core prunes
+ * its partitions by it, at execution too, and the shards that are left out may be most.
+ */
+static bool
+is_better_pruned(Query *query, const Colocation *colocation)
+{
+	ListCell   *lc;
+
+	if (colocation->values != NIL || colocation->group->strategy == SHARD_HASH ||
+		colocation->group->strategy == SHARD_DIRECTORY)
+		return false;
+	foreach(lc, make_ands_implicit((Expr *) query->jointree->quals))
+	{
+		List	   *vars = pull_var_clause(lfirst(lc), PVC_RECURSE_AGGREGATES | PVC_RECURSE_WINDOWFUNCS |
+										   PVC_RECURSE_PLACEHOLDERS);
+		ListCell   *var;
+
+		foreach(var, vars)
+		{
+			Var		   *column = lfirst(var);
+
+			if (column->varlevelsup == 0 && bms_is_member(column->varno, colocation->keys_of) &&
+				dbscale_catalog_table(rt_fetch(column->varno, query->rtable)->relid)->key_attno == column->varattno)
+				return true;
+		}
+	}
+	return false;
+}
+
 /* Can these go to the shards, joined as they are? */
 bool
 dbscale_fanout_place(FanoutLevel *level, Query *query)
@@ -157,6 +187,8 @@ dbscale_fanout_place(FanoutLevel *level, Query *query)
 		level->reason = "no distributed table";
 	else if (!dbscale_infer_colocation(query, &level->colocation))
 		level->reason = "the tables are not joined on their shard keys";
+	else if (is_better_pruned(query, &level->colocation))
+		level->reason = "ranges or lists are pruned by conditions on the shard key";
 	return level->reason == NULL;
 }
 
