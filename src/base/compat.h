@@ -198,6 +198,16 @@ dbscale_collect_perminfos(List **rtable, List **perminfos, Query *query)
 	}
 }
 
+static inline List *
+dbscale_plan_perminfos(PlannedStmt *plan)
+{
+#if PG_VERSION_NUM >= 160000
+	return plan->permInfos;
+#else
+	return NIL;
+#endif
+}
+
 static inline void
 dbscale_set_perminfos(PlannedStmt *plan, List *perminfos)
 {
@@ -228,6 +238,19 @@ dbscale_rte_forget_relation(RangeTblEntry *rte)
 #define dbscale_var_clear_nullingrels(var) ((void) 0)
 #define dbscale_query_set_perminfos(query, list) ((void) 0)
 #define dbscale_query_copy_perminfos(to, from) ((void) 0)
+#endif
+
+/* 17: MERGE's condition is apart from the join tree, and it acts on rows without source too. */
+#if PG_VERSION_NUM >= 170000
+#define dbscale_merge_condition(query) ((query)->mergeJoinCondition)
+#define dbscale_set_merge_condition(query, condition) ((query)->mergeJoinCondition = (condition))
+#define dbscale_merge_of_unmatched_source(action) ((action)->matchKind == MERGE_WHEN_NOT_MATCHED_BY_TARGET)
+#define dbscale_merge_of_unmatched_target(action) ((action)->matchKind == MERGE_WHEN_NOT_MATCHED_BY_SOURCE)
+#else
+#define dbscale_merge_condition(query) ((query)->jointree->quals)
+#define dbscale_set_merge_condition(query, condition) ((query)->jointree->quals = (condition))
+#define dbscale_merge_of_unmatched_source(action) (!(action)->matched)
+#define dbscale_merge_of_unmatched_target(action) false
 #endif
 
 /* 17: a wait event set belongs to a resource owner; before, to a memory context. */

@@ -193,23 +193,23 @@ add_shards_of_array(Bitmapset *shards, const DistributedTable *table, Datum arra
 	return shards;
 }
 
-/* Numbers of the shards to be read. */
-static Bitmapset *
-choose_shards(FanoutScanState *state, const DistributedTable *table, Datum *values, bool *nulls)
+Bitmapset *
+dbscale_fanout_choose_shards(const FanoutTask *task, List *types, const DistributedTable *table,
+							 Datum *values, bool *nulls)
 {
 	Bitmapset  *shards = NULL;
 	ListCell   *lc;
 
-	if (state->task->keys == NIL)
+	if (task->keys == NIL)
 	{
 		for (int i = 0; i < table->group->nshards; i++)
 			shards = bms_add_member(shards, table->group->shards[i].number);
 		return shards;
 	}
-	foreach(lc, state->task->keys)
+	foreach(lc, task->keys)
 	{
 		int			i = lfirst_int(lc);
-		Oid			type = list_nth_oid(state->types, i);
+		Oid			type = list_nth_oid(types, i);
 		Oid			element = type == table->group->key_type ? InvalidOid : get_element_type(type);
 
 		if (OidIsValid(element) && !nulls[i])
@@ -314,7 +314,7 @@ send_statements(void *arg)
 
 		values[i] = ExecEvalExpr((ExprState *) lfirst(lc), econtext, &nulls[i]);
 	}
-	group_shards(state, table, choose_shards(state, table, values, nulls));
+	group_shards(state, table, dbscale_fanout_choose_shards(state->task, state->types, table, values, nulls));
 	if (state->params)
 		params = dbscale_params_set(state->params, values, nulls);
 	if (list_length(state->nodes) > 1)
@@ -541,7 +541,7 @@ explain_shards(FanoutScanState *state, const DistributedTable *table, ExplainSta
 	if (!state->in_run.sent && constant_keys(state, &values, &nulls))
 	{
 		state->nodes = NIL;
-		group_shards(state, table, choose_shards(state, table, values, nulls));
+		group_shards(state, table, dbscale_fanout_choose_shards(state->task, state->types, table, values, nulls));
 	}
 	else if (!state->in_run.sent)
 	{

@@ -9,6 +9,7 @@
 #include "executor/internal.h"
 #include "executor/fanout_scan.h"
 #include "executor/router_scan.h"
+#include "executor/write_scan.h"
 
 #include "access/reloptions.h"
 #include "access/sysattr.h"
@@ -272,4 +273,5 @@ dbscale_executor_init(void)
 	/* postgres_fdw's library is loaded when first needed */
 	dbscale_router_scan_init();
 	dbscale_fanout_scan_init();
+	dbscale_write_scan_init();
 }

@@ -13,6 +13,7 @@
 #include "foreign/fdwapi.h"
 #include "lib/stringinfo.h"
 #include "nodes/execnodes.h"
+#include "plan/plan.h"
 #include "utils/resowner.h"
 
 /* ---- convert.c: values on the wire, in COPY, parameters and results ---- */
@@ -257,6 +258,15 @@ extern int	dbscale_placement_route(const Placement *placement, TupleTableSlot *s
 /* The foreign table of another shard of the same table, locked for writing. */
 extern Oid	dbscale_placement_table(const Placement *placement, int shard);
 pg_noreturn extern void dbscale_placement_refuse(const Placement *placement, int shard);
+
+/* As core says it of a row that no partition takes. */
+pg_noreturn extern void dbscale_refuse_key(const DistributedTable *table, Datum key, Oid type, bool isnull);
+
+/* ---- fanout_scan.c ---- */
+
+/* Numbers of the shards that the task's keys choose, given its expressions' types and values. */
+extern Bitmapset *dbscale_fanout_choose_shards(const FanoutTask *task, List *types,
+											   const DistributedTable *table, Datum *values, bool *nulls);
 
 /* ---- loader.c ---- */
 

@@ -10,6 +10,7 @@
  */
 #include "executor/internal.h"
 
+#include "utils/builtins.h"
 #include "storage/lmgr.h"
 #include "utils/lsyscache.h"
 
@@ -84,4 +85,19 @@ dbscale_placement_refuse(const Placement *placement, int shard)
 					get_rel_name(placement->foreign_table)),
 			 errdetail("The row's shard key belongs to shard %d.", shard),
 			 errhint("Insert the row into table \"%s\".", get_rel_name(placement->parent))));
+}
+
+void
+dbscale_refuse_key(const DistributedTable *table, Datum key, Oid type, bool isnull)
+{
+	Oid			output;
+	bool		varlena;
+
+	getTypeOutputInfo(type, &output, &varlena);
+	ereport(ERROR,
+			(errcode(ERRCODE_CHECK_VIOLATION),
+			 errmsg("no partition of relation \"%s\" found for row", get_rel_name(table->relid)),
+			 errdetail("Partition key of the failing row contains (%s) = (%s).",
+					   get_attname(table->relid, table->key_attno, false),
+					   isnull ? "null" : OidOutputFunctionCall(output, key))));
 }

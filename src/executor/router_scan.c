@@ -128,7 +128,7 @@ begin_router_scan(CustomScanState *node, EState *estate, int eflags)
 	if (eflags & EXEC_FLAG_EXPLAIN_ONLY)
 		return;
 	state->run = dbscale_run_get(estate);
-	if (state->task->command == CMD_SELECT)
+	if (state->task->targets == NIL)
 	{
 		state->run->send_router = send_ahead;
 		state->run->router = state;
@@ -150,22 +150,6 @@ compute_expressions(RouterScanState *state, Datum *values, bool *nulls)
 	}
 }
 
-/* As core says it of a partitioned table. */
-static void
-refuse_row(const DistributedTable *table, Datum key, Oid type, bool isnull)
-{
-	Oid			output;
-	bool		varlena;
-
-	getTypeOutputInfo(type, &output, &varlena);
-	ereport(ERROR,
-			(errcode(ERRCODE_CHECK_VIOLATION),
-			 errmsg("no partition of relation \"%s\" found for row", get_rel_name(table->relid)),
-			 errdetail("Partition key of the failing row contains (%s) = (%s).",
-					   get_attname(table->relid, table->key_attno, false),
-					   isnull ? "null" : OidOutputFunctionCall(output, key))));
-}
-
 /*
  * The shard of the key.  A key that no shard takes has no rows, which any shard
  * can tell; only a row to insert needs a shard of its own.
@@ -179,8 +163,8 @@ find_shard(RouterScanState *state, Datum key, bool isnull)
 
 	if (shard >= 0)
 		return shard;
-	if (state->task->command == CMD_INSERT)
-		refuse_row(table, key, type, isnull);
+	if (state->task->inserts)
+		dbscale_refuse_key(table, key, type, isnull);
 	return table->group->shards[0].number;
 }
 
@@ -209,7 +193,7 @@ shard_node(Oid relation, int shard)
 static RemoteUse
 remote_use(RouterScanState *state)
 {
-	if (state->task->command != CMD_SELECT)
+	if (state->task->targets != NIL)
 		return REMOTE_WRITE;
 	if (state->task->locks_rows || IsTransactionBlock() || ActivePortal == NULL ||
 		ActivePortal->queryDesc == NULL ||
@@ -232,11 +216,12 @@ send_statement(RouterScanState *state)
 	const RemoteParams *params;
 	int			flags = 0;
 	char	   *sql;
+	ListCell   *lc;
 
 	compute_expressions(state, values, nulls);
 	state->shard = find_shard(state, values[task->key_expr], nulls[task->key_expr]);
-	if (OidIsValid(task->target))
-		LockRelationOid(shard_table(task->target, state->shard), RowExclusiveLock);
+	foreach(lc, task->targets)
+		LockRelationOid(shard_table(lfirst_oid(lc), state->shard), RowExclusiveLock);
 	sql = dbscale_plan_shard_sql(&task->sql, task->relations, state->shard);
 	params = task->parameters > 0 ?
 		dbscale_params_set(state->params, values, nulls) : REMOTE_NO_PARAMS;
@@ -245,7 +230,7 @@ send_statement(RouterScanState *state)
 	if (state->reader->binary && task->has_result)
 		flags |= REMOTE_BINARY;
 
-	if (task->command == CMD_SELECT)
+	if (task->targets == NIL)
 		state->run->send_router = NULL;
 	else
 		dbscale_run_before_write(state->run);

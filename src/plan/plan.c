@@ -13,7 +13,8 @@ enum RouterPrivate
 	ROUTER_COMMAND,				/* Integer */
 	ROUTER_KEY_TABLE,			/* OID list of one */
 	ROUTER_RELATIONS,			/* OID list */
-	ROUTER_TARGET,				/* OID list of one */
+	ROUTER_TARGETS,				/* OID list */
+	ROUTER_INSERTS,				/* Boolean as Integer */
 	ROUTER_LOCKS_ROWS,			/* Boolean as Integer */
 	ROUTER_HAS_RESULT,			/* Boolean as Integer */
 	ROUTER_CHECK_AS_USER,		/* OID list of one */
@@ -31,7 +32,8 @@ dbscale_plan_pack_router(const RouterTask *task)
 	private = lappend(private, makeInteger(task->command));
 	private = lappend(private, list_make1_oid(task->key_table));
 	private = lappend(private, task->relations);
-	private = lappend(private, list_make1_oid(task->target));
+	private = lappend(private, task->targets);
+	private = lappend(private, makeInteger(task->inserts));
 	private = lappend(private, makeInteger(task->locks_rows));
 	private = lappend(private, makeInteger(task->has_result));
 	private = lappend(private, list_make1_oid(task->check_as_user));
@@ -50,7 +52,8 @@ dbscale_plan_unpack_router(List *private)
 	task->command = intVal(list_nth(private, ROUTER_COMMAND));
 	task->key_table = linitial_oid(list_nth(private, ROUTER_KEY_TABLE));
 	task->relations = list_nth(private, ROUTER_RELATIONS);
-	task->target = linitial_oid(list_nth(private, ROUTER_TARGET));
+	task->targets = list_nth(private, ROUTER_TARGETS);
+	task->inserts = intVal(list_nth(private, ROUTER_INSERTS)) != 0;
 	task->locks_rows = intVal(list_nth(private, ROUTER_LOCKS_ROWS)) != 0;
 	task->has_result = intVal(list_nth(private, ROUTER_HAS_RESULT)) != 0;
 	task->check_as_user = linitial_oid(list_nth(private, ROUTER_CHECK_AS_USER));
@@ -78,6 +81,10 @@ enum FanoutPrivate
 	FANOUT_AROUND,				/* list of String: prefix and suffix, or NIL */
 	FANOUT_ORIGIN_TABLES,		/* OID list */
 	FANOUT_ORIGIN_COLUMNS,		/* integer list */
+	FANOUT_ROW_TYPES,			/* OID list */
+	FANOUT_ROUTE_COLUMN,		/* Integer */
+	FANOUT_INSERTS,				/* Boolean as Integer */
+	FANOUT_EVERY_SHARD,			/* Boolean as Integer */
 	FANOUT_ROWS,				/* String: a Float of no fraction is read back as an Integer */
 	FANOUT_STRATEGY,			/* String */
 	FANOUT_REASON				/* list of one String, or NIL */
@@ -103,6 +110,10 @@ dbscale_plan_pack_fanout(const FanoutTask *task)
 					  list_make2(makeString(task->prefix), makeString(task->suffix)) : NIL);
 	private = lappend(private, task->origin_tables);
 	private = lappend(private, task->origin_columns);
+	private = lappend(private, task->row_types);
+	private = lappend(private, makeInteger(task->route_column));
+	private = lappend(private, makeInteger(task->inserts));
+	private = lappend(private, makeInteger(task->every_shard));
 	private = lappend(private, makeString(psprintf("%.0f", task->rows)));
 	private = lappend(private, makeString(task->strategy ? task->strategy : pstrdup("rows")));
 	private = lappend(private, task->reason ? list_make1(makeString(task->reason)) : NIL);
@@ -134,6 +145,10 @@ dbscale_plan_unpack_fanout(List *private)
 	}
 	task->origin_tables = list_nth(private, FANOUT_ORIGIN_TABLES);
 	task->origin_columns = list_nth(private, FANOUT_ORIGIN_COLUMNS);
+	task->row_types = list_nth(private, FANOUT_ROW_TYPES);
+	task->route_column = intVal(list_nth(private, FANOUT_ROUTE_COLUMN));
+	task->inserts = intVal(list_nth(private, FANOUT_INSERTS)) != 0;
+	task->every_shard = intVal(list_nth(private, FANOUT_EVERY_SHARD)) != 0;
 	task->rows = atof(strVal(list_nth(private, FANOUT_ROWS)));
 	task->strategy = strVal(list_nth(private, FANOUT_STRATEGY));
 	task->reason = reason != NIL ? strVal(linitial(reason)) : NULL;

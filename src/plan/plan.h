@@ -27,7 +27,8 @@ typedef struct RouterTask
 	CmdType		command;
 	Oid			key_table;		/* the distributed table whose key decides */
 	List	   *relations;		/* OIDs of the distributed tables it names */
-	Oid			target;			/* the table written, or InvalidOid */
+	List	   *targets;		/* OIDs of the tables written, in WITH too */
+	bool		inserts;		/* a row of the key may be inserted */
 	bool		locks_rows;		/* has FOR UPDATE and the like: needs a transaction */
 	bool		has_result;		/* returns rows */
 	Oid			check_as_user;	/* whose mapping is used; InvalidOid: the current user */
@@ -46,7 +47,7 @@ typedef struct RouterTask
  *
  * where prefix and suffix, if there are any, combine the branches' rows on the node
  * ("SELECT c1, sum(c2) FROM (" … ") AS rows (c1, c2) GROUP BY c1").  A statement that
- * writes goes to each shard by itself instead.
+ * writes goes to each shard by itself instead, where rows may go with it.
  */
 typedef struct FanoutTask
 {
@@ -65,6 +66,11 @@ typedef struct FanoutTask
 	char	   *suffix;
 	List	   *origin_tables;	/* OIDs: of which table each column of the result is */
 	List	   *origin_columns; /* and which column of it; 0: of none */
+	List	   *row_types;		/* OIDs: columns of the rows that are sent, as arrays, after the
+								 * parameters; see write_scan.c */
+	int			route_column;	/* which of them has the shard key; -1: all rows go to all shards */
+	bool		inserts;		/* rows of any key may be inserted: each needs a shard */
+	bool		every_shard;	/* shards that get no row are asked as well */
 	double		rows;			/* estimate of what all shards send */
 	char	   *strategy;		/* for EXPLAIN: what the shards do */
 	char	   *reason;			/* for EXPLAIN VERBOSE: why they don't do more, or NULL */
@@ -95,5 +101,12 @@ extern CustomScanMethods dbscale_router_scan_methods;
  * custom_scan_tlist describes the rows, in the order of the statement's columns.
  */
 extern CustomScanMethods dbscale_fanout_scan_methods;
+
+/*
+ * A statement that writes to several shards, each its own part: a packed FanoutTask and
+ * the task's expressions as above.  Where it has row_types, its first custom_plans is
+ * the plan of the rows, whose columns they are.
+ */
+extern CustomScanMethods dbscale_write_scan_methods;
 
 #endif							/* DBSCALE_PLAN_H */

@@ -246,8 +246,8 @@ placeholder(FanoutLevel *level, const FanoutTask *task, List *exprs)
 /* ---- one level ---- */
 
 /* What is left of the statement for a node, once all that mentions no row is taken out. */
-static bool
-finish_shard_query(FanoutLevel *level, FanoutTask *task, List **exprs)
+bool
+dbscale_fanout_finish_shard_query(FanoutLevel *level, FanoutTask *task, List **exprs)
 {
 	Query	   *shipped;
 	ListCell   *lc;
@@ -282,7 +282,7 @@ finish_shard_query(FanoutLevel *level, FanoutTask *task, List **exprs)
 
 /* The level's query becomes the one above. */
 static void
-redbscale_fanout_place(FanoutLevel *level, FanoutTask *task, List *exprs)
+replace_level(FanoutLevel *level, FanoutTask *task, List *exprs)
 {
 	Query	   *query = level->query;
 	RangeTblRef *ref = makeNode(RangeTblRef);
@@ -327,9 +327,9 @@ finish_level(FanoutLevel *level)
 	FanoutTask	task = {0};
 	List	   *exprs;
 
-	if (!finish_shard_query(level, &task, &exprs))
+	if (!dbscale_fanout_finish_shard_query(level, &task, &exprs))
 		return false;
-	redbscale_fanout_place(level, &task, exprs);
+	replace_level(level, &task, exprs);
 	return true;
 }
 

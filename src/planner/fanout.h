@@ -45,6 +45,13 @@ extern Node *dbscale_fanout_replace_columns(FanoutLevel *level, Node *node);
 extern bool dbscale_fanout_split_whole(FanoutLevel *level);
 extern bool dbscale_fanout_split_partial(FanoutLevel *level);
 extern bool dbscale_fanout_split_rows(FanoutLevel *level, List *conditions_above);
+/* Is each row of the level's result made from rows of one shard?  With the reason if not. */
+extern bool dbscale_fanout_is_whole(FanoutLevel *level);
+/* Is one of the clause's expressions the shard key?  Of the level's own query. */
+extern bool dbscale_fanout_contains_key(FanoutLevel *level, List *clause);
+extern bool dbscale_fanout_is_key(FanoutLevel *level, Node *expr);
+/* The shards' text of level->shard, and the expressions that it needs; false with the reason. */
+extern bool dbscale_fanout_finish_shard_query(FanoutLevel *level, FanoutTask *task, List **exprs);
 /* Text around a node's branches that combines their rows. */
 extern void dbscale_fanout_node_text(const FanoutLevel *level, FanoutTask *task);
 

@@ -72,18 +72,6 @@ add_units(Node *node, List **units, List **conditions)
 	*units = lappend(*units, node);
 }
 
-/* An entry that stands for nothing any more. */
-static void
-blank_entry(RangeTblEntry *rte)
-{
-	Alias	   *eref = rte->eref;
-
-	memset(rte, 0, sizeof(RangeTblEntry));
-	rte->type = T_RangeTblEntry;
-	rte->rtekind = RTE_RESULT;
-	rte->eref = makeAlias(eref ? eref->aliasname : "none", NIL);
-}
-
 /* The part as a query of its own, with the positions of the level's range table. */
 static Query *
 query_of(Query *level, List *units, Bitmapset *members, List *conditions)
@@ -101,7 +89,7 @@ query_of(Query *level, List *units, Bitmapset *members, List *conditions)
 		RangeTblEntry *rte = lfirst(lc);
 
 		if (!bms_is_member(++rti, members))
-			blank_entry(rte);
+			dbscale_blank_entry(rte);
 	}
 	query->jointree = makeFromExpr(copyObject(units), conditions == NIL ? NULL :
 								   copyObject((Node *) make_ands_explicit(conditions)));
@@ -417,7 +405,7 @@ blank_joins(Query *query, List *left_over)
 		RangeTblEntry *rte = lfirst(lc);
 
 		if (!bms_is_member(++rti, kept) && rte->rtekind == RTE_JOIN)
-			blank_entry(rte);
+			dbscale_blank_entry(rte);
 	}
 }
 
@@ -498,21 +486,16 @@ unnest_part(RangeTblEntry *rte, CommonTableExpr *small)
 	char	   *name = pstrdup(rte->eref->aliasname);
 	ListCell   *lc;
 
-	blank_entry(rte);
+	dbscale_blank_entry(rte);
 	rte->rtekind = RTE_FUNCTION;
 	foreach(lc, small->ctecoltypes)
 	{
 		int			i = foreach_current_index(lc);
 		Oid			collation = list_nth_oid(small->ctecolcollations, i);
-		RangeTblFunction *function = makeNode(RangeTblFunction);
-		FuncExpr   *call = makeFuncExpr(F_UNNEST_ANYARRAY, lfirst_oid(lc),
-										list_make1(dbscale_fanout_mark(i, get_array_type(lfirst_oid(lc)), collation)),
-										collation, collation, COERCE_EXPLICIT_CALL);
 
-		call->funcretset = true;
-		function->funcexpr = (Node *) call;
-		function->funccolcount = 1;
-		rte->functions = lappend(rte->functions, function);
+		rte->functions = lappend(rte->functions,
+								 dbscale_unnest_function((Node *) dbscale_fanout_mark(i, get_array_type(lfirst_oid(lc)), collation),
+														 lfirst_oid(lc), collation));
 	}
 	rte->alias = makeAlias(name, NIL);
 	rte->eref = makeAlias(name, copyObject(small->ctecolnames));
@@ -578,7 +561,7 @@ dbscale_fanout_broadcast(Query *query, List **subqueries, CommonTableExpr **smal
 	if (context.failed || !can_be_arrays(*small))
 		return NULL;
 	for (int rti = bms_next_member(part->members, part->rti); rti >= 0; rti = bms_next_member(part->members, rti))
-		blank_entry(rt_fetch(rti, copy->rtable));
+		dbscale_blank_entry(rt_fetch(rti, copy->rtable));
 	unnest_part(rt_fetch(part->rti, copy->rtable), *small);
 	*subqueries = NIL;
 	for (int i = 1; i <= list_length((*small)->ctecoltypes); i++)
@@ -605,7 +588,7 @@ place_parts(Query *query, List *parts, List *left_over)
 		ListCell   *column;
 
 		while ((rti = bms_next_member(part->members, rti)) >= 0)
-			blank_entry(rt_fetch(rti, query->rtable));
+			dbscale_blank_entry(rt_fetch(rti, query->rtable));
 		foreach(column, part->query->targetList)
 			names = lappend(names, makeString(pstrdup(((TargetEntry *) lfirst(column))->resname)));
 		rte->rtekind = RTE_SUBQUERY;

@@ -160,30 +160,28 @@ shard_limit(Query *query)
 
 /* ---- whole ---- */
 
-/* Is one of these expressions the shard key? */
-static bool
-contains_key(FanoutLevel *level, List *clauses)
+bool
+dbscale_fanout_is_key(FanoutLevel *level, Node *expr)
+{
+	Var		   *var = (Var *) expr;
+
+	return IsA(var, Var) && var->varlevelsup == 0 && bms_is_member(var->varno, level->colocation.keys_of) &&
+		dbscale_catalog_table(rt_fetch(var->varno, level->query->rtable)->relid)->key_attno == var->varattno;
+}
+
+bool
+dbscale_fanout_contains_key(FanoutLevel *level, List *clause)
 {
 	ListCell   *lc;
 
-	foreach(lc, clauses)
-	{
-		Var		   *var = (Var *) get_sortgroupclause_expr(lfirst(lc), level->query->targetList);
-		RangeTblEntry *rte;
-
-		if (!IsA(var, Var) || var->varlevelsup != 0 ||
-			!bms_is_member(var->varno, level->colocation.keys_of))
-			continue;
-		rte = rt_fetch(var->varno, level->query->rtable);
-		if (dbscale_catalog_table(rte->relid)->key_attno == var->varattno)
+	foreach(lc, clause)
+		if (dbscale_fanout_is_key(level, get_sortgroupclause_expr(lfirst(lc), level->query->targetList)))
 			return true;
-	}
 	return false;
 }
 
-/* Is each row of the level's result made from rows of one shard? */
-static bool
-is_whole(FanoutLevel *level)
+bool
+dbscale_fanout_is_whole(FanoutLevel *level)
 {
 	Query	   *query = level->query;
 	bool		grouped = query->groupClause != NIL || query->hasAggs || query->havingQual != NULL;
@@ -193,11 +191,11 @@ is_whole(FanoutLevel *level)
 		level->reason = "grouping sets";
 	else if (grouped && query->hasWindowFuncs)
 		level->reason = "window functions over groups";
-	else if (grouped && !contains_key(level, query->groupClause))
+	else if (grouped && !dbscale_fanout_contains_key(level, query->groupClause))
 		level->reason = "the groups are not by the shard key";
 	foreach(lc, query->windowClause)
 	{
-		if (!contains_key(level, ((WindowClause *) lfirst(lc))->partitionClause))
+		if (!dbscale_fanout_contains_key(level, ((WindowClause *) lfirst(lc))->partitionClause))
 			level->reason = "a window is not partitioned by the shard key";
 	}
 	return level->reason == NULL;
@@ -210,7 +208,7 @@ dbscale_fanout_split_whole(FanoutLevel *level)
 	Node	   *limit = shard_limit(query);
 	ListCell   *lc;
 
-	if (query->targetList == NIL || !is_whole(level))
+	if (query->targetList == NIL || !dbscale_fanout_is_whole(level))
 		return false;
 	level->shard = copyObject(query);
 	level->shard->limitOffset = NULL;

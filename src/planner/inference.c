@@ -22,6 +22,16 @@
  *
  * - A condition with IN and a subquery on top lets a pin in, as a join would.
  *
+ * Columns of subqueries, of WITH and of VALUES are slots too, which need no pin of their
+ * own.  Such a column is pinned where what it is made of is: one column of the subquery,
+ * or of each branch of a UNION.  The other way, a pin of the column may restrict the
+ * subquery's tables where rows of other keys change nothing in the rows of that key: not
+ * below LIMIT, nor a window or a GROUP BY that is not by the column (may_be_restricted).
+ *
+ * The row that an INSERT or MERGE inserts is a slot: its key comes from an expression or
+ * a column.  MERGE joins its target to the source: the target may be restricted unless
+ * rows without source are acted on, the source unless rows without target are.
+ *
  * Only equality operators of the group's operator family count: others might call
  * two keys equal that hash to different shards.
  */
@@ -40,8 +50,12 @@
 typedef struct Slot
 {
 	Query	   *query;
-	Index		rti;
+	Index		rti;			/* 0: of a row that MERGE inserts, or of no name */
+	AttrNumber	attno;
+	bool		is_table;		/* the key of a table's rows, or of a row to be inserted */
 	Expr	   *pin;			/* NULL: not pinned (yet) */
+	List	   *made_of;		/* of int: the slots that, all pinned alike, pin this one */
+	bool		may_be_null;	/* pinned or not: an outer join of a subquery fills it */
 } Slot;
 
 typedef struct Edge
@@ -117,13 +131,230 @@ group_opfamily(const TableGroup *group)
 						   ObjectIdGetDatum(get_namespace_oid(DBSCALE_SCHEMA, false)));
 }
 
-/* Position of the slot that this Var is the key of, or -1. */
+static int	find_slot_at(Inference *inf, Node *node, List *levels);
+
 static int
-find_slot(Inference *inf, Node *node)
+add_slot(Inference *inf, Query *query, Index rti, AttrNumber attno, bool is_table)
+{
+	Slot	   *slot = palloc0(sizeof(Slot));
+
+	slot->query = query;
+	slot->rti = rti;
+	slot->attno = attno;
+	slot->is_table = is_table;
+	inf->slots = lappend(inf->slots, slot);
+	return list_length(inf->slots) - 1;
+}
+
+static void
+connect(Inference *inf, int from, int to)
+{
+	Edge	   *edge = palloc(sizeof(Edge));
+
+	edge->from = from;
+	edge->to = to;
+	inf->edges = lappend(inf->edges, edge);
+}
+
+/* ---- the join tree ---- */
+
+/* The range table entries below a join tree node. */
+static Bitmapset *
+entries_below(Node *node)
+{
+	Bitmapset  *result = NULL;
+	ListCell   *lc;
+
+	if (IsA(node, RangeTblRef))
+		return bms_make_singleton(((RangeTblRef *) node)->rtindex);
+	if (IsA(node, JoinExpr))
+		return bms_union(entries_below(((JoinExpr *) node)->larg),
+						 entries_below(((JoinExpr *) node)->rarg));
+	foreach(lc, ((FromExpr *) node)->fromlist)
+		result = bms_union(result, entries_below(lfirst(lc)));
+	return result;
+}
+
+/* The entries that an outer join may fill with NULLs. */
+static Bitmapset *
+nullable_entries(Node *node)
+{
+	Bitmapset  *result = NULL;
+	JoinExpr   *join;
+	ListCell   *lc;
+
+	if (IsA(node, RangeTblRef))
+		return NULL;
+	if (IsA(node, FromExpr))
+	{
+		foreach(lc, ((FromExpr *) node)->fromlist)
+			result = bms_union(result, nullable_entries(lfirst(lc)));
+		return result;
+	}
+	join = (JoinExpr *) node;
+	result = bms_union(nullable_entries(join->larg), nullable_entries(join->rarg));
+	if (join->jointype == JOIN_LEFT || join->jointype == JOIN_FULL)
+		result = bms_union(result, entries_below(join->rarg));
+	if (join->jointype == JOIN_RIGHT || join->jointype == JOIN_FULL)
+		result = bms_union(result, entries_below(join->larg));
+	return result;
+}
+
+/* ---- columns of subqueries ---- */
+
+static bool
+is_in_clause(TargetEntry *tle, List *clause)
+{
+	ListCell   *lc;
+
+	foreach(lc, clause)
+		if (((SortGroupClause *) lfirst(lc))->tleSortGroupRef == tle->ressortgroupref)
+			return tle->ressortgroupref != 0;
+	return false;
+}
+
+/* Do the subquery's rows with a value of this column depend on rows of that value only? */
+static bool
+may_be_restricted(Query *sub, TargetEntry *tle)
+{
+	ListCell   *lc;
+
+	if (sub->commandType != CMD_SELECT || sub->limitCount || sub->limitOffset || sub->hasTargetSRFs ||
+		sub->groupingSets != NIL || sub->rowMarks != NIL)
+		return false;
+	if (sub->hasDistinctOn && !is_in_clause(tle, sub->distinctClause))
+		return false;
+	if ((sub->hasAggs || sub->groupClause != NIL || sub->havingQual) && !is_in_clause(tle, sub->groupClause))
+		return false;
+	foreach(lc, sub->windowClause)
+		if (!is_in_clause(tle, ((WindowClause *) lfirst(lc))->partitionClause))
+			return false;
+	return true;
+}
+
+static TargetEntry *
+output_column(Query *query, AttrNumber attno)
+{
+	List	   *columns = query->commandType == CMD_SELECT ? query->targetList : query->returningList;
+	ListCell   *lc;
+
+	foreach(lc, columns)
+	{
+		TargetEntry *tle = lfirst(lc);
+
+		if (tle->resno == attno && !tle->resjunk)
+			return tle;
+	}
+	return NULL;
+}
+
+/* The slots that a column of a query is made of are added to the list; false: something else. */
+static bool
+add_sources(Inference *inf, int column, Query *sub, Node *setop, AttrNumber attno, List *levels,
+			bool restricts, List **sources)
+{
+	TargetEntry *tle;
+	Slot	   *from;
+	int			source;
+
+	if (setop != NULL && IsA(setop, SetOperationStmt))
+	{
+		SetOperationStmt *op = (SetOperationStmt *) setop;
+
+		restricts = restricts && sub->limitCount == NULL && sub->limitOffset == NULL;
+		return add_sources(inf, column, sub, op->larg, attno, levels, restricts, sources) &&
+			add_sources(inf, column, sub, op->rarg, attno, levels, restricts, sources);
+	}
+	if (setop != NULL)
+	{
+		Query	   *branch = ((RangeTblEntry *) list_nth(sub->rtable, ((RangeTblRef *) setop)->rtindex - 1))->subquery;
+		TargetEntry *inner = output_column(branch, attno);
+		TargetEntry *outer = output_column(sub, attno);
+
+		if (inner == NULL || outer == NULL ||
+			exprType((Node *) inner->expr) != exprType((Node *) outer->expr))
+			return false;
+		return add_sources(inf, column, branch, branch->setOperations, attno, lcons(branch, list_copy(levels)),
+						   restricts, sources);
+	}
+	tle = output_column(sub, attno);
+	if (tle == NULL)
+		return false;
+	source = find_slot_at(inf, (Node *) tle->expr, levels);
+	if (source < 0 && dbscale_is_row_free((Node *) tle->expr))
+	{
+		source = add_slot(inf, sub, 0, 0, false);
+		((Slot *) list_nth(inf->slots, source))->pin = tle->expr;
+	}
+	if (source < 0)
+		return false;
+	*sources = lappend_int(*sources, source);
+	from = list_nth(inf->slots, source);
+	if (from->may_be_null || (from->query == sub && from->rti > 0 &&
+							  bms_is_member(from->rti, nullable_entries((Node *) sub->jointree))))
+		((Slot *) list_nth(inf->slots, column))->may_be_null = true;
+	if (restricts && from->query == sub && may_be_restricted(sub, tle))
+		connect(inf, column, source);
+	return true;
+}
+
+static int
+add_column_slot(Inference *inf, Query *query, Var *var, Query *sub, List *levels, bool restricts)
+{
+	int			column = add_slot(inf, query, var->varno, var->varattno, false);
+	List	   *sources = NIL;
+
+	if (add_sources(inf, column, sub, sub->setOperations, var->varattno, lcons(sub, list_copy(levels)),
+					restricts, &sources))
+		((Slot *) list_nth(inf->slots, column))->made_of = sources;
+	return column;
+}
+
+/* A column of VALUES is pinned when it says the same in every row. */
+static int
+add_values_slot(Inference *inf, Query *query, Var *var, RangeTblEntry *rte)
+{
+	Expr	   *first = list_nth(linitial(rte->values_lists), var->varattno - 1);
+	int			column = add_slot(inf, query, var->varno, var->varattno, false);
+	ListCell   *lc;
+
+	foreach(lc, rte->values_lists)
+		if (!equal(list_nth(lfirst(lc), var->varattno - 1), first))
+			return column;
+	if (dbscale_is_row_free((Node *) first) && !contain_volatile_functions((Node *) first))
+		((Slot *) list_nth(inf->slots, column))->pin = first;
+	return column;
+}
+
+/* Its owner is so many levels above the query that is first of them. */
+static int
+add_with_slot(Inference *inf, Query *query, Var *var, RangeTblEntry *rte, List *levels)
+{
+	List	   *of_owner;
+	ListCell   *lc;
+
+	if ((int) rte->ctelevelsup >= list_length(levels))
+		return -1;
+	of_owner = list_copy_tail(levels, rte->ctelevelsup);
+	foreach(lc, ((Query *) linitial(of_owner))->cteList)
+	{
+		CommonTableExpr *cte = lfirst(lc);
+
+		if (strcmp(cte->ctename, rte->ctename) != 0)
+			continue;
+		if (cte->cterecursive || !IsA(cte->ctequery, Query))
+			return -1;
+		return add_column_slot(inf, query, var, (Query *) cte->ctequery, of_owner, cte->cterefcount == 1);
+	}
+	return -1;
+}
+
+static int
+find_slot_at(Inference *inf, Node *node, List *levels)
 {
 	Var		   *var;
 	Query	   *query;
-	int			i = 0;
+	RangeTblEntry *rte;
 	ListCell   *lc;
 
 	while (node && IsA(node, RelabelType))
@@ -131,23 +362,38 @@ find_slot(Inference *inf, Node *node)
 	if (node == NULL || !IsA(node, Var))
 		return -1;
 	var = (Var *) node;
-	if ((int) var->varlevelsup >= list_length(inf->levels))
+	if ((int) var->varlevelsup >= list_length(levels) || var->varattno <= 0)
 		return -1;
-	query = list_nth(inf->levels, var->varlevelsup);
-
+	levels = list_copy_tail(levels, var->varlevelsup);
+	query = linitial(levels);
 	foreach(lc, inf->slots)
 	{
 		Slot	   *slot = lfirst(lc);
 
-		if (slot->query == query && slot->rti == var->varno)
-		{
-			RangeTblEntry *rte = list_nth(query->rtable, slot->rti - 1);
-
-			return dbscale_catalog_table(rte->relid)->key_attno == var->varattno ? i : -1;
-		}
-		i++;
+		if (slot->query == query && slot->rti == var->varno && slot->attno == var->varattno)
+			return foreach_current_index(lc);
 	}
-	return -1;
+	rte = list_nth(query->rtable, var->varno - 1);
+	switch (rte->rtekind)
+	{
+		case RTE_JOIN:
+			return find_slot_at(inf, list_nth(rte->joinaliasvars, var->varattno - 1), levels);
+		case RTE_SUBQUERY:
+			return add_column_slot(inf, query, var, rte->subquery, levels, true);
+		case RTE_VALUES:
+			return add_values_slot(inf, query, var, rte);
+		case RTE_CTE:
+			return add_with_slot(inf, query, var, rte, levels);
+		default:
+			return -1;
+	}
+}
+
+/* Position of the slot that this Var is, or -1. */
+static int
+find_slot(Inference *inf, Node *node)
+{
+	return find_slot_at(inf, node, inf->levels);
 }
 
 static bool
@@ -171,14 +417,8 @@ pin_slot(Inference *inf, int position, Expr *expr, const Scope *scope)
 static void
 add_edge(Inference *inf, int from, int to, const Scope *scope)
 {
-	Edge	   *edge;
-
-	if (!may_restrict(inf, to, scope))
-		return;
-	edge = palloc(sizeof(Edge));
-	edge->from = from;
-	edge->to = to;
-	inf->edges = lappend(inf->edges, edge);
+	if (may_restrict(inf, to, scope))
+		connect(inf, from, to);
 }
 
 /* Is this operator the equality that the group's shards are decided by? */
@@ -290,23 +530,6 @@ infer_condition(Inference *inf, Node *node, const Scope *scope)
 		pin_slot(inf, right, linitial(op->args), scope);
 }
 
-/* The range table entries below a join tree node. */
-static Bitmapset *
-entries_below(Node *node)
-{
-	Bitmapset  *result = NULL;
-	ListCell   *lc;
-
-	if (IsA(node, RangeTblRef))
-		return bms_make_singleton(((RangeTblRef *) node)->rtindex);
-	if (IsA(node, JoinExpr))
-		return bms_union(entries_below(((JoinExpr *) node)->larg),
-						 entries_below(((JoinExpr *) node)->rarg));
-	foreach(lc, ((FromExpr *) node)->fromlist)
-		result = bms_union(result, entries_below(lfirst(lc)));
-	return result;
-}
-
 static void
 infer_join_tree(Inference *inf, Node *node)
 {
@@ -343,21 +566,26 @@ infer_join_tree(Inference *inf, Node *node)
 	infer_condition(inf, ((JoinExpr *) node)->quals, &scope);
 }
 
+/* The row that ON CONFLICT calls "excluded" is no row of the table. */
+static bool
+is_excluded(Query *query, Index rti)
+{
+	return query->onConflict && query->onConflict->exclRelIndex == (int) rti;
+}
+
 /* One slot for each distributed table of this level. */
 static void
 add_slots(Inference *inf, Query *query)
 {
-	Index		rti = 0;
 	ListCell   *lc;
 
 	foreach(lc, query->rtable)
 	{
 		RangeTblEntry *rte = lfirst(lc);
+		Index		rti = foreach_current_index(lc) + 1;
 		const DistributedTable *table;
-		Slot	   *slot;
 
-		rti++;
-		if (rte->rtekind != RTE_RELATION ||
+		if (rte->rtekind != RTE_RELATION || is_excluded(query, rti) ||
 			(table = dbscale_catalog_table(rte->relid)) == NULL || table->is_reference)
 			continue;
 		if (inf->group == NULL)
@@ -367,10 +595,100 @@ add_slots(Inference *inf, Query *query)
 		}
 		else if (inf->group->id != table->group->id)
 			inf->impossible = true;
-		slot = palloc0(sizeof(Slot));
-		slot->query = query;
-		slot->rti = rti;
-		inf->slots = lappend(inf->slots, slot);
+		(void) add_slot(inf, query, rti, table->key_attno, true);
+	}
+}
+
+static bool
+add_all_slots(Node *node, Inference *inf)
+{
+	if (node == NULL)
+		return false;
+	if (!IsA(node, Query))
+		return expression_tree_walker(node, add_all_slots, inf);
+	add_slots(inf, (Query *) node);
+	return query_tree_walker((Query *) node, add_all_slots, inf, 0);
+}
+
+/* ---- rows to be inserted ---- */
+
+/* The slot gets its key from the entry of a target list. */
+static void
+infer_inserted_key(Inference *inf, int slot, List *targetlist, AttrNumber key_attno)
+{
+	Bitmapset  *nullable = nullable_entries((Node *) ((Query *) linitial(inf->levels))->jointree);
+	ListCell   *lc;
+
+	foreach(lc, targetlist)
+	{
+		TargetEntry *tle = lfirst(lc);
+		int			source;
+
+		if (tle->resjunk || tle->resno != key_attno)
+			continue;
+		source = find_slot(inf, (Node *) tle->expr);
+		if (source >= 0 && !((Slot *) list_nth(inf->slots, source))->may_be_null &&
+			!bms_is_member(((Slot *) list_nth(inf->slots, source))->rti, nullable))
+			connect(inf, source, slot);
+		else if (dbscale_is_row_free((Node *) tle->expr))
+			((Slot *) list_nth(inf->slots, slot))->pin = tle->expr;
+	}
+}
+
+static const DistributedTable *
+target_table(Query *query)
+{
+	RangeTblEntry *rte;
+	const DistributedTable *table;
+
+	if (query->resultRelation <= 0)
+		return NULL;
+	rte = list_nth(query->rtable, query->resultRelation - 1);
+	table = dbscale_catalog_table(rte->relid);
+	return table == NULL || table->is_reference ? NULL : table;
+}
+
+static int
+table_slot(Inference *inf, Query *query, Index rti)
+{
+	ListCell   *lc;
+
+	foreach(lc, inf->slots)
+	{
+		Slot	   *slot = lfirst(lc);
+
+		if (slot->is_table && slot->query == query && slot->rti == rti)
+			return foreach_current_index(lc);
+	}
+	return -1;
+}
+
+static void
+infer_merge(Inference *inf, Query *query, const DistributedTable *table)
+{
+	Scope		scope = {entries_below((Node *) query->jointree), false};
+	bool		keeps_source = false;
+	bool		keeps_target = false;
+	ListCell   *lc;
+
+	foreach(lc, query->mergeActionList)
+	{
+		MergeAction *action = lfirst(lc);
+
+		keeps_source |= dbscale_merge_of_unmatched_source(action);
+		keeps_target |= dbscale_merge_of_unmatched_target(action);
+	}
+	if (keeps_source)
+		scope.restrictable = NULL;
+	if (!keeps_target)
+		scope.restrictable = bms_add_member(scope.restrictable, query->resultRelation);
+	infer_condition(inf, dbscale_merge_condition(query), &scope);
+	foreach(lc, query->mergeActionList)
+	{
+		MergeAction *action = lfirst(lc);
+
+		if (action->commandType == CMD_INSERT)
+			infer_inserted_key(inf, add_slot(inf, query, 0, 0, true), action->targetList, table->key_attno);
 	}
 }
 
@@ -390,13 +708,51 @@ infer_subqueries(Node *node, Inference *inf)
 static void
 infer_query(Inference *inf, Query *query)
 {
-	add_slots(inf, query);
-	if (inf->impossible)
-		return;
+	const DistributedTable *target = target_table(query);
+	ListCell   *lc;
+
 	inf->levels = lcons(query, inf->levels);
 	query_tree_walker(query, infer_subqueries, inf, 0);
-	infer_join_tree(inf, (Node *) query->jointree);
+	if (query->commandType == CMD_MERGE)
+	{
+		/* up to 16, WHERE of the join tree is the condition */
+		foreach(lc, query->jointree->fromlist)
+			infer_join_tree(inf, lfirst(lc));
+		if (target)
+			infer_merge(inf, query, target);
+	}
+	else
+		infer_join_tree(inf, (Node *) query->jointree);
+	if (query->commandType == CMD_INSERT && target)
+		infer_inserted_key(inf, table_slot(inf, query, query->resultRelation),
+						   query->targetList, target->key_attno);
 	inf->levels = list_delete_first(inf->levels);
+}
+
+static void
+infer(Inference *inf, Query *query)
+{
+	(void) add_all_slots((Node *) query, inf);
+	if (!inf->impossible)
+		infer_query(inf, query);
+}
+
+/* The pin that all slots this one is made of have, or NULL. */
+static Expr *
+common_pin(Inference *inf, Slot *slot)
+{
+	Expr	   *pin = NULL;
+	ListCell   *lc;
+
+	foreach(lc, slot->made_of)
+	{
+		Slot	   *source = list_nth(inf->slots, lfirst_int(lc));
+
+		if (source->pin == NULL || (pin != NULL && !equal(pin, source->pin)))
+			return NULL;
+		pin = source->pin;
+	}
+	return pin;
 }
 
 /* Let pins flow along the edges until nothing changes. */
@@ -422,6 +778,13 @@ propagate(Inference *inf)
 				changed = true;
 			}
 		}
+		foreach(lc, inf->slots)
+		{
+			Slot	   *slot = lfirst(lc);
+
+			if (slot->pin == NULL && (slot->pin = common_pin(inf, slot)) != NULL)
+				changed = true;
+		}
 	}
 }
 
@@ -432,7 +795,7 @@ dbscale_infer_key(Query *query)
 	Expr	   *key = NULL;
 	ListCell   *lc;
 
-	infer_query(&inf, query);
+	infer(&inf, query);
 	if (inf.impossible || inf.slots == NIL)
 		return NULL;
 	propagate(&inf);
@@ -441,6 +804,8 @@ dbscale_infer_key(Query *query)
 	{
 		Slot	   *slot = lfirst(lc);
 
+		if (!slot->is_table)
+			continue;
 		if (slot->pin == NULL || (key != NULL && !equal(key, slot->pin)))
 			return NULL;
 		key = slot->pin;
@@ -450,42 +815,27 @@ dbscale_infer_key(Query *query)
 
 /* ---- a query that every shard answers for its own keys ---- */
 
-/* The entries that an outer join may fill with NULLs. */
-static Bitmapset *
-nullable_entries(Node *node)
+static bool
+are_members(List *slots, Bitmapset *set)
 {
-	Bitmapset  *result = NULL;
-	JoinExpr   *join;
 	ListCell   *lc;
 
-	if (IsA(node, RangeTblRef))
-		return NULL;
-	if (IsA(node, FromExpr))
-	{
-		foreach(lc, ((FromExpr *) node)->fromlist)
-			result = bms_union(result, nullable_entries(lfirst(lc)));
-		return result;
-	}
-	join = (JoinExpr *) node;
-	result = bms_union(nullable_entries(join->larg), nullable_entries(join->rarg));
-	if (join->jointype == JOIN_LEFT || join->jointype == JOIN_FULL)
-		result = bms_union(result, entries_below(join->rarg));
-	if (join->jointype == JOIN_RIGHT || join->jointype == JOIN_FULL)
-		result = bms_union(result, entries_below(join->larg));
-	return result;
+	foreach(lc, slots)
+		if (!bms_is_member(lfirst_int(lc), set))
+			return false;
+	return slots != NIL;
 }
 
-/* Positions of the slots that a pin of this one would reach. */
-static Bitmapset *
-reached_from(Inference *inf, int position)
+/* Would a pin of this slot reach every table's? */
+static bool
+reaches_all(Inference *inf, int position)
 {
 	Bitmapset  *reached = bms_make_singleton(position);
 	bool		changed = true;
+	ListCell   *lc;
 
 	while (changed)
 	{
-		ListCell   *lc;
-
 		changed = false;
 		foreach(lc, inf->edges)
 		{
@@ -496,8 +846,19 @@ reached_from(Inference *inf, int position)
 			reached = bms_add_member(reached, edge->to);
 			changed = true;
 		}
+		foreach(lc, inf->slots)
+		{
+			if (bms_is_member(foreach_current_index(lc), reached) ||
+				!are_members(((Slot *) lfirst(lc))->made_of, reached))
+				continue;
+			reached = bms_add_member(reached, foreach_current_index(lc));
+			changed = true;
+		}
 	}
-	return reached;
+	foreach(lc, inf->slots)
+		if (((Slot *) lfirst(lc))->is_table && !bms_is_member(foreach_current_index(lc), reached))
+			return false;
+	return true;
 }
 
 /* The key is one of the elements: key = ANY (array). */
@@ -514,7 +875,7 @@ array_of_keys(Inference *inf, Node *node, Bitmapset *keys_of, Query *query)
 	op.inputcollid = any->inputcollid;
 	op.args = any->args;
 	slot = find_slot(inf, linitial(any->args));
-	if (slot < 0 || !is_key_equality(inf, &op) || !dbscale_is_row_free(lsecond(any->args)))
+	if (slot < 0 || !((Slot *) list_nth(inf->slots, slot))->is_table || !is_key_equality(inf, &op) || !dbscale_is_row_free(lsecond(any->args)))
 		return NULL;
 	if (((Slot *) list_nth(inf->slots, slot))->query != query ||
 		!bms_is_member(((Slot *) list_nth(inf->slots, slot))->rti, keys_of))
@@ -568,16 +929,15 @@ dbscale_infer_colocation(Query *query, Colocation *result)
 	ListCell   *lc;
 
 	memset(result, 0, sizeof(Colocation));
-	infer_query(&inf, query);
+	infer(&inf, query);
 	if (inf.impossible || inf.slots == NIL)
 		return false;
 	foreach(lc, inf.slots)
 	{
 		Slot	   *slot = lfirst(lc);
 
-		if (slot->query == query && bms_is_member(slot->rti, members) &&
-			!bms_is_member(slot->rti, nullable) &&
-			bms_num_members(reached_from(&inf, position)) == list_length(inf.slots))
+		if (slot->is_table && slot->query == query && bms_is_member(slot->rti, members) &&
+			!bms_is_member(slot->rti, nullable) && reaches_all(&inf, position))
 		{
 			/* all roots reach each other, so their keys are the same on every row */
 			result->keys_of = bms_add_member(result->keys_of, slot->rti);
@@ -592,4 +952,27 @@ dbscale_infer_colocation(Query *query, Colocation *result)
 	result->table = ((RangeTblEntry *) list_nth(query->rtable, root->rti - 1))->relid;
 	find_values(&inf, query, root, result);
 	return true;
+}
+
+Node *
+dbscale_infer_compared_key(Query *query, Node *condition)
+{
+	Inference	inf = {0};
+	OpExpr	   *op = (OpExpr *) condition;
+	int			target;
+
+	if (!IsA(condition, OpExpr))
+		return NULL;
+	inf.group = dbscale_catalog_table(((RangeTblEntry *) list_nth(query->rtable, query->resultRelation - 1))->relid)->group;
+	inf.opfamily = group_opfamily(inf.group);
+	add_slots(&inf, query);
+	inf.levels = list_make1(query);
+	target = table_slot(&inf, query, query->resultRelation);
+	if (target < 0 || !is_key_equality(&inf, op))
+		return NULL;
+	if (find_slot(&inf, linitial(op->args)) == target)
+		return lsecond(op->args);
+	if (find_slot(&inf, lsecond(op->args)) == target)
+		return linitial(op->args);
+	return NULL;
 }

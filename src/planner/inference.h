@@ -29,6 +29,9 @@ typedef struct Colocation
 /* False when rows of one shard may meet rows of another. */
 extern bool dbscale_infer_colocation(Query *query, Colocation *result);
 
+/* What a condition compares the shard key of the table written with; NULL if it doesn't. */
+extern Node *dbscale_infer_compared_key(Query *query, Node *condition);
+
 /* True when the expression mentions no column, subquery or aggregate. */
 extern bool dbscale_is_row_free(Node *node);
 

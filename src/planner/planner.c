@@ -13,8 +13,8 @@
  *   operator family).  Then a join of two shards of one node, or a GROUP BY on the
  *   shard key, is a single foreign scan, which the wrapper sends whole.
  *
- * - ON CONFLICT DO UPDATE is done by a shard that inserts the row by itself (one row;
- *   see router.c).  Elsewhere ON CONFLICT names its arbiter by an index of the parent, which the foreign
+ * - ON CONFLICT DO UPDATE and MERGE are done by shards themselves (router.c, write.c).
+ *   Elsewhere ON CONFLICT names its arbiter by an index of the parent, which the foreign
  *   partitions do not have.  Where the table has no other unique index, DO NOTHING
  *   for that arbiter means the same as for any, and is planned so; what would not
  *   mean the same is refused here, since core's executor would fail on it less
@@ -33,6 +33,7 @@
 #include "planner/barrier.h"
 #include "planner/fanout.h"
 #include "planner/router.h"
+#include "planner/write.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/syscache.h"
@@ -154,7 +155,7 @@ adapt_on_conflict(Query *query, const char *reason)
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("this ON CONFLICT DO UPDATE is not supported on distributed table \"%s\"",
 						get_rel_name(rte->relid)),
-				 errdetail("It is for one row that a shard can insert by itself; this statement is not: %s.", reason),
+				 errdetail("It is for shards to do by themselves, which they cannot: %s.", reason),
 				 errhint("Use ON CONFLICT DO NOTHING and UPDATE what was not inserted, in one transaction.")));
 
 	if (conflict->arbiterElems == NIL && !OidIsValid(conflict->constraint))
@@ -169,6 +170,22 @@ adapt_on_conflict(Query *query, const char *reason)
 	conflict->arbiterElems = NIL;
 	conflict->arbiterWhere = NULL;
 	conflict->constraint = InvalidOid;
+}
+
+static void
+refuse_merge(Query *query, const char *reason)
+{
+	const DistributedTable *table;
+
+	if (query->commandType != CMD_MERGE)
+		return;
+	table = dbscale_catalog_table(rt_fetch(query->resultRelation, query->rtable)->relid);
+	if (table != NULL && !table->is_reference)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("this MERGE is not supported on distributed table \"%s\"", get_rel_name(table->relid)),
+				 errdetail("It is for shards to do by themselves, which they cannot: %s.", reason),
+				 errhint("Use UPDATE, DELETE and INSERT in one transaction.")));
 }
 
 /* ON CONFLICT can stand at the top and in data-modifying CTEs, which are at the top. */
@@ -218,6 +235,28 @@ plan_partitionwise(Query *parse, const char *query_string, int cursor_options,
 	return plan;
 }
 
+/* A statement that core plans, with what the shards can do of it. */
+static PlannedStmt *
+plan_over_shards(Query *parse, const char *query_string, int cursor_options, ParamListInfo params)
+{
+	const char *reason;
+	PlannedStmt *plan;
+
+	parse = dbscale_fanout_rewrite(parse, &reason);
+	plan = plan_partitionwise(parse, query_string, cursor_options, params);
+	dbscale_barrier_add(plan);
+	return plan;
+}
+
+/* The rows that a write to shards takes; the write may not run beside parallel workers. */
+static PlannedStmt *
+plan_source(Query *query, ParamListInfo params)
+{
+	if (!names_distributed_table((Node *) query, NULL))
+		return plan_next(query, "", 0, params);
+	return plan_over_shards(query, "", 0, params);
+}
+
 static PlannedStmt *
 dbscale_planner(Query *parse, const char *query_string, int cursor_options,
 				ParamListInfo params)
@@ -230,13 +269,13 @@ dbscale_planner(Query *parse, const char *query_string, int cursor_options,
 		return plan_next(parse, query_string, cursor_options, params);
 
 	plan = dbscale_router_plan(parse, cursor_options, &reason);
+	if (plan == NULL)
+		plan = dbscale_write_plan(parse, params, plan_source, &reason);
 	if (plan != NULL)
 		return plan;
+	refuse_merge(parse, reason);
 	adapt_query(parse, reason);
-	parse = dbscale_fanout_rewrite(parse, &reason);
-	plan = plan_partitionwise(parse, query_string, cursor_options, params);
-	dbscale_barrier_add(plan);
-	return plan;
+	return plan_over_shards(parse, query_string, cursor_options, params);
 }
 
 void

@@ -15,12 +15,17 @@
  * 3. The text is made with holes for the shard tables' names (plan/deparse.c), so
  *    that a generic plan serves every key.
  *
+ * A statement of one key may have a data-modifying WITH; its parts then run in one
+ * statement of the node, as they would here, and see the same snapshot.
+ *
  * Whatever is doubtful is not routed: row-level security, security barriers, row
  * triggers, changes of the key itself.  It is planned by core over the foreign
  * tables, with the same answer.
  */
 #include "planner/router.h"
 #include "planner/ship.h"
+#include "planner/whole_plan.h"
+#include "planner/write.h"
 
 #include "access/table.h"
 #include "access/transam.h"
@@ -36,70 +41,20 @@
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 
-/* Writes: no triggers here, the key is not changed, ON CONFLICT names columns. */
-static const char *
-check_write(Query *query)
+/* VALUES of one row has no FROM at all: each expression of it is computed once. */
+static bool
+is_single_row(Query *query)
 {
-	RangeTblEntry *rte = list_nth(query->rtable, query->resultRelation - 1);
-	const DistributedTable *table = dbscale_catalog_table(rte->relid);
-	Relation	rel;
-	bool		has_triggers;
-	ListCell   *lc;
-
-	if (table == NULL || table->is_reference)
-		return "a table that is not distributed";
-	rel = table_open(rte->relid, NoLock);
-	has_triggers = rel->trigdesc != NULL;
-	table_close(rel, NoLock);
-	if (has_triggers)
-		return "triggers";
-	if (query->withCheckOptions != NIL)
-		return "WITH CHECK OPTION";
-	if (query->commandType == CMD_UPDATE)
-	{
-		foreach(lc, query->targetList)
-		{
-			TargetEntry *tle = lfirst(lc);
-
-			if (!tle->resjunk && tle->resno == table->key_attno)
-				return "an UPDATE of the shard key";
-		}
-	}
-	if (query->onConflict)
-	{
-		if (OidIsValid(query->onConflict->constraint))
-			return "ON CONFLICT ON CONSTRAINT";
-		foreach(lc, query->onConflict->onConflictSet)
-		{
-			TargetEntry *tle = lfirst(lc);
-
-			if (!tle->resjunk && tle->resno == table->key_attno)
-				return "ON CONFLICT that updates the shard key";
-		}
-	}
-	return NULL;
+	return query->commandType == CMD_INSERT && query->jointree->fromlist == NIL &&
+		query->cteList == NIL && !query->hasSubLinks && !query->hasTargetSRFs;
 }
 
 static const char *
-check_statement(Query *query, int cursor_options)
+check_statement(Query *query)
 {
-	switch (query->commandType)
-	{
-		case CMD_SELECT:
-			if (cursor_options & CURSOR_OPT_SCROLL)
-				return "a scrollable cursor";
-			return NULL;
-		case CMD_UPDATE:
-		case CMD_DELETE:
-			return check_write(query);
-		case CMD_INSERT:
-			/* VALUES of one row has no FROM at all; anything else is for later */
-			if (query->jointree->fromlist != NIL || query->cteList != NIL || query->hasSubLinks)
-				return "INSERT of more than one row, or of a subquery";
-			return check_write(query);
-		default:
-			return "this kind of statement";
-	}
+	if (query->commandType == CMD_UTILITY)
+		return "this kind of statement";
+	return dbscale_write_check(query);
 }
 
 /* ---- The plan ---- */
@@ -138,110 +93,23 @@ plan_expressions(Shipment *context, Expr *key, int *key_expr)
 	return lappend(list_copy(context->params), key);
 }
 
-/*
- * What the scan returns is described by Vars of a made-up range table entry, so
- * that EXPLAIN can name the columns.
- */
-static RangeTblEntry *
-result_entry(List *columns)
-{
-	RangeTblEntry *rte = makeNode(RangeTblEntry);
-	List	   *names = NIL;
-	ListCell   *lc;
-
-	foreach(lc, columns)
-	{
-		TargetEntry *tle = lfirst(lc);
-
-		names = lappend(names, makeString(pstrdup(tle->resname ? tle->resname : "?column?")));
-	}
-	rte->rtekind = RTE_VALUES;
-	rte->alias = makeAlias("shard", NIL);
-	rte->eref = makeAlias("shard", names);
-	return rte;
-}
-
-static void
-add_result_columns(CustomScan *scan, List *columns, Index rti)
-{
-	AttrNumber	attno = 0;
-	ListCell   *lc;
-
-	foreach(lc, columns)
-	{
-		TargetEntry *tle = lfirst(lc);
-		Node	   *expr = (Node *) tle->expr;
-		Var		   *source = makeVar(rti, ++attno, exprType(expr), exprTypmod(expr),
-									 exprCollation(expr), 0);
-		Var		   *output = makeVar(INDEX_VAR, attno, exprType(expr), exprTypmod(expr),
-									 exprCollation(expr), 0);
-		TargetEntry *target = makeTargetEntry((Expr *) output, attno, tle->resname, false);
-
-		target->resorigtbl = tle->resorigtbl;
-		target->resorigcol = tle->resorigcol;
-		scan->custom_scan_tlist = lappend(scan->custom_scan_tlist,
-										  makeTargetEntry((Expr *) source, attno, tle->resname, false));
-		scan->scan.plan.targetlist = lappend(scan->scan.plan.targetlist, target);
-	}
-}
-
+/* OIDs of the tables that the statement, or a part of it in WITH, writes. */
 static List *
-visible_columns(Query *query)
+written_tables(Query *query, bool *inserts)
 {
-	List	   *from = query->commandType == CMD_SELECT ? query->targetList : query->returningList;
 	List	   *result = NIL;
 	ListCell   *lc;
 
-	foreach(lc, from)
-		if (!((TargetEntry *) lfirst(lc))->resjunk)
-			result = lappend(result, lfirst(lc));
+	if (query->commandType == CMD_INSERT)
+		*inserts = true;
+	foreach(lc, query->mergeActionList)
+		*inserts |= ((MergeAction *) lfirst(lc))->commandType == CMD_INSERT;
+	if (query->resultRelation)
+		result = list_make1_oid(((RangeTblEntry *) list_nth(query->rtable, query->resultRelation - 1))->relid);
+	foreach(lc, query->cteList)
+		result = list_concat_unique_oid(result, written_tables((Query *) ((CommonTableExpr *) lfirst(lc))->ctequery,
+																inserts));
 	return result;
-}
-
-static PlannedStmt *
-make_plan(Query *query, Shipment *context, RouterTask *task, List *exprs)
-{
-	PlannedStmt *plan = makeNode(PlannedStmt);
-	CustomScan *scan = makeNode(CustomScan);
-	List	   *columns = visible_columns(query);
-	ListCell   *lc;
-
-	context->rtable = lappend(context->rtable, result_entry(columns));
-	add_result_columns(scan, columns, list_length(context->rtable));
-	scan->scan.plan.plan_rows = 1;
-	scan->scan.plan.startup_cost = 10;
-	scan->scan.plan.total_cost = 11;
-	scan->methods = &dbscale_router_scan_methods;
-	scan->custom_private = dbscale_plan_pack_router(task);
-	foreach(lc, exprs)
-		scan->custom_exprs = lappend(scan->custom_exprs, expression_planner(lfirst(lc)));
-
-	plan->commandType = query->commandType;
-	plan->queryId = query->queryId;
-	plan->hasReturning = query->returningList != NIL;
-	plan->canSetTag = query->canSetTag;
-	plan->planTree = (Plan *) scan;
-	plan->rtable = context->rtable;
-	dbscale_set_perminfos(plan, context->perminfos);
-	plan->relationOids = list_copy(context->relations);
-	plan->stmt_location = query->stmt_location;
-	plan->stmt_len = query->stmt_len;
-	return plan;
-}
-
-/* Every relation that the plan depends on, views included. */
-static void
-add_dependencies(PlannedStmt *plan)
-{
-	ListCell   *lc;
-
-	foreach(lc, plan->rtable)
-	{
-		RangeTblEntry *rte = lfirst(lc);
-
-		if (OidIsValid(rte->relid))
-			plan->relationOids = list_append_unique_oid(plan->relationOids, rte->relid);
-	}
 }
 
 /* Also tells if there is a reference table among them, whose rows are locked here only. */
@@ -264,16 +132,15 @@ first_distributed(List *relations, bool *names_reference)
 PlannedStmt *
 dbscale_router_plan(Query *query, int cursor_options, const char **reason)
 {
-	Shipment	context = {.reference_too = true};
+	Shipment	context = {.reference_too = true, .writes_too = true};
 	RouterTask	task = {0};
-	bool		insert = query->commandType == CMD_INSERT;
+	WholePlan	parts = {.methods = &dbscale_router_scan_methods};
+	bool		insert = is_single_row(query);
 	bool		names_reference = false;
 	Query	   *shipped;
 	Expr	   *key = NULL;
-	List	   *exprs;
-	PlannedStmt *plan;
 
-	*reason = check_statement(query, cursor_options);
+	*reason = check_statement(query);
 	if (*reason)
 		return NULL;
 	query = dbscale_ship_normalize(query);
@@ -295,7 +162,6 @@ dbscale_router_plan(Query *query, int cursor_options, const char **reason)
 
 	context.single_row = insert;
 	shipped = (Query *) dbscale_ship_extract((Node *) query, &context);
-	shipped->override = OVERRIDING_NOT_SET;
 	if (dbscale_ship_find_local((Node *) shipped, &context))
 	{
 		*reason = context.reason;
@@ -304,13 +170,13 @@ dbscale_router_plan(Query *query, int cursor_options, const char **reason)
 	key = insert ? inserted_key(shipped) : (Expr *) dbscale_ship_extract((Node *) key, &context);
 	if (!dbscale_is_row_free((Node *) key) || contain_mutable_functions((Node *) key))
 		return NULL;
+	dbscale_write_adapt(shipped);
 
 	task.command = query->commandType;
 	task.relations = context.relations;
-	if (query->resultRelation)
-		task.target = ((RangeTblEntry *) list_nth(query->rtable, query->resultRelation - 1))->relid;
+	task.targets = written_tables(query, &task.inserts);
 	task.locks_rows = context.locks_rows;
-	task.has_result = visible_columns(query) != NIL;
+	task.has_result = dbscale_visible_columns(query) != NIL;
 	task.check_as_user = context.check_as_user;
 	task.sql = dbscale_plan_deparse(shipped, context.relations);
 	if (task.sql.pieces == NIL)
@@ -319,9 +185,12 @@ dbscale_router_plan(Query *query, int cursor_options, const char **reason)
 		return NULL;
 	}
 	task.parameters = list_length(context.params);
-	exprs = plan_expressions(&context, key, &task.key_expr);
-	plan = make_plan(query, &context, &task, exprs);
-	add_dependencies(plan);
+	parts.exprs = plan_expressions(&context, key, &task.key_expr);
+	parts.private = dbscale_plan_pack_router(&task);
+	parts.rtable = context.rtable;
+	parts.perminfos = context.perminfos;
+	parts.modifies_with = query->hasModifyingCTE;
+	parts.scrolls = (cursor_options & CURSOR_OPT_SCROLL) != 0;
 	*reason = NULL;
-	return plan;
+	return dbscale_whole_plan(query, &parts);
 }

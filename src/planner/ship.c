@@ -22,6 +22,7 @@
 #include "nodes/nodeFuncs.h"
 #include "optimizer/optimizer.h"
 #include "planner/inference.h"
+#include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 
@@ -117,7 +118,7 @@ check_query(Shipment *shipment, Query *query)
 
 	if (query->hasRowSecurity)
 		return "row-level security";
-	if (query->hasModifyingCTE)
+	if (query->hasModifyingCTE && !shipment->writes_too)
 		return "a data-modifying WITH";
 	if (query->hasTargetSRFs)
 		return "a set-returning function in the select list";
@@ -274,6 +275,34 @@ find_local_on_conflict(OnConflictExpr *conflict, Shipment *shipment)
 		dbscale_ship_find_local(conflict->onConflictWhere, shipment);
 }
 
+/*
+ * A column of a type that only this database is known to have may be sent and set, since
+ * the node has the column; but nothing is computed with it, nor sorted or grouped by it.
+ */
+static bool
+is_plain_column(Node *node)
+{
+	TargetEntry *tle = (TargetEntry *) node;
+
+	return IsA(node, TargetEntry) && tle->ressortgroupref == 0 && IsA(tle->expr, Var) &&
+		((Var *) tle->expr)->varattno > 0 && exprType((Node *) tle->expr) != RECORDOID &&
+		dbscale_ship_is_builtin(exprCollation((Node *) tle->expr));
+}
+
+/* Rows of branches are compared, but for UNION ALL. */
+static bool
+compares_local_types(SetOperationStmt *op)
+{
+	ListCell   *lc;
+
+	if (op->op == SETOP_UNION && op->all)
+		return false;
+	foreach(lc, op->colTypes)
+		if (is_local_type(lfirst_oid(lc)))
+			return true;
+	return false;
+}
+
 bool
 dbscale_ship_find_local(Node *node, Shipment *shipment)
 {
@@ -283,6 +312,13 @@ dbscale_ship_find_local(Node *node, Shipment *shipment)
 		return query_tree_walker((Query *) node, dbscale_ship_find_local, shipment, 0);
 	if (IsA(node, OnConflictExpr))
 		return find_local_on_conflict((OnConflictExpr *) node, shipment);
+	if (is_plain_column(node))
+		return false;
+	if (IsA(node, SetOperationStmt) && compares_local_types((SetOperationStmt *) node))
+	{
+		shipment->reason = "a type or collation that a node may not have";
+		return true;
+	}
 	if (check_functions_in_node(node, is_local_function, NULL))
 	{
 		shipment->reason = "a function that a node may not have, or that is not immutable";
@@ -353,4 +389,30 @@ dbscale_ship_normalize(Query *query)
 	if (!DBSCALE_HAS_GROUP_ENTRIES)
 		return query;
 	return (Query *) without_group_entries((Node *) query, NULL);
+}
+
+/* ---- pieces of a query ---- */
+
+void
+dbscale_blank_entry(RangeTblEntry *rte)
+{
+	Alias	   *eref = rte->eref;
+
+	memset(rte, 0, sizeof(RangeTblEntry));
+	rte->type = T_RangeTblEntry;
+	rte->rtekind = RTE_RESULT;
+	rte->eref = makeAlias(eref ? eref->aliasname : "none", NIL);
+}
+
+RangeTblFunction *
+dbscale_unnest_function(Node *array, Oid element, Oid collation)
+{
+	RangeTblFunction *function = makeNode(RangeTblFunction);
+	FuncExpr   *call = makeFuncExpr(F_UNNEST_ANYARRAY, element, list_make1(array),
+									collation, collation, COERCE_EXPLICIT_CALL);
+
+	call->funcretset = true;
+	function->funcexpr = (Node *) call;
+	function->funccolcount = 1;
+	return function;
 }

@@ -18,6 +18,7 @@ typedef struct Shipment
 	bool		locks_rows;
 	bool		seen_user;
 	Oid			check_as_user;
+	bool		writes_too;		/* data-modifying WITH may be there */
 	bool		single_row;		/* INSERT … VALUES of one row: volatile is computed here too */
 	List	   *params;			/* expressions of the remote statement's parameters */
 } Shipment;
@@ -30,6 +31,11 @@ extern bool dbscale_ship_check(Node *node, Shipment *shipment);
 extern Node *dbscale_ship_extract(Node *node, Shipment *shipment);
 /* True, with the reason, when something in it is not certain to mean the same on a node. */
 extern bool dbscale_ship_find_local(Node *node, Shipment *shipment);
+
+/* An entry of the range table that is nothing now; its position stays. */
+extern void dbscale_blank_entry(RangeTblEntry *rte);
+/* unnest() of an array, for a range table entry of several such functions. */
+extern RangeTblFunction *dbscale_unnest_function(Node *array, Oid element, Oid collation);
 
 /* Every node has it, under the same name and with the same meaning. */
 extern bool dbscale_ship_is_builtin(Oid oid);
