@@ -82,6 +82,15 @@ SELECT compare('SELECT count(DISTINCT liker_id) FROM likes');
 SELECT compare('SELECT user_id % 5, count(DISTINCT liker_id), count(*), sum(DISTINCT liker_id), max(post_id) FROM likes GROUP BY 1');
 SELECT compare('SELECT count(DISTINCT region), count(DISTINCT age) FROM users');
 SELECT compare('SELECT region, stddev(age), variance(score), corr(age, f) IS NULL FROM users GROUP BY region');
+SELECT compare('SELECT region, stddev(age), var_pop(age), variance(id), stddev_pop(id), var_samp(score), stddev_samp(score), stddev(age) FILTER (WHERE age > 20) FROM users GROUP BY region');
+SELECT compare('SELECT stddev(age), stddev_pop(age), variance(score), var_pop(score), var_samp(late), length(string_agg(region, '','')) FROM users WHERE id = ANY (ARRAY[1, 12]) AND age < ' || n) FROM generate_series(1, 31, 10) n;
+SELECT compare('SELECT likes, stddev(big), stddev_pop(big), var_pop(big), variance(big), stddev_samp(likes * 1000000), variance(DISTINCT user_id % 7), count(*) FROM posts GROUP BY likes');
+SELECT compare('SELECT user_id % 37, stddev(big * 7919 % 1000000007), stddev_pop(big * 7919 % 1000000000000007), stddev((big % 1009)::int2), variance((big % 104729)::numeric / 1000) FROM posts GROUP BY 1');
+SELECT compare('SELECT variance(x), var_pop(x), stddev(x) FROM (VALUES (''NaN''::numeric), (1)) v (x), users WHERE id < 9');
+SELECT compare('SELECT ok, avg(created - timestamptz ''2026-01-01 00:00+00''), regr_count(likes, big), range_intersect_agg(int8range(0, 1000 + big)) FROM posts GROUP BY ok');
+SELECT compare('SELECT age % 3, length(string_agg(region, ''; '')), length(string_agg(region, NULL)), length(string_agg('''', ''-'') FILTER (WHERE id > 20)), length(string_agg(region::bytea, ''\x00'')), count(DISTINCT region) FROM users GROUP BY 1');
+SELECT compare('SELECT string_agg(''a'', ''''''\'') FROM users WHERE id < 9');
+SELECT compare('SELECT count(*), length(string_agg(region, region)) > 0 FROM users');
 SELECT compare('SELECT region, array_agg(id ORDER BY id), string_agg(id::text, '','' ORDER BY id DESC) FROM users GROUP BY region');
 SELECT compare('SELECT region, age, count(*), grouping(region), grouping(age) FROM users GROUP BY CUBE (region, age)');
 SELECT compare('SELECT region, sum(age) FROM users GROUP BY GROUPING SETS ((region), ())');
@@ -225,7 +234,8 @@ EXPLAIN (VERBOSE, COSTS OFF) SELECT u.region, count(*), avg(p.likes) FROM users 
 EXPLAIN (COSTS OFF) SELECT u.id, count(p.id) FROM users u LEFT JOIN posts p ON p.user_id = u.id GROUP BY u.id;
 EXPLAIN (COSTS OFF) SELECT id FROM users ORDER BY age, id LIMIT 3;
 EXPLAIN (COSTS OFF) SELECT id FROM users WHERE id IN (1, 2) AND age > 0;
-EXPLAIN (VERBOSE, COSTS OFF) SELECT stddev(age) FROM users;
+EXPLAIN (VERBOSE, COSTS OFF) SELECT stddev(age), string_agg(region, ',\') FROM users;
+EXPLAIN (VERBOSE, COSTS OFF) SELECT corr(age, f) FROM users;
 -- by range: core prunes the ranges by conditions on the key; without one, all are asked at once
 CREATE TABLE visits (day date, kind text);
 SELECT dbscale.distribute_table('visits', 'day', strategy => 'range', step => '1 month', bounds => '{"from": "2026-01-01", "to": "2026-05-01"}');

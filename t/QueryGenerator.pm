@@ -243,7 +243,9 @@ sub aggregate
 	return $self->pick('count(*)', "count($any)", "count(DISTINCT $any)", "sum($number)", "avg($number)",
 		"min($number)", "max($number)", "sum(DISTINCT $number)",
 		"string_agg($text, ',' ORDER BY $text)", "array_agg($number ORDER BY $number)",
-		"bool_or($number > 10)", "variance($number)", "stddev_pop($number)",
+		"bool_or($number > 10)", "variance($number)", "stddev_pop($number)", "stddev($number)", "var_pop($number * 1000)",
+		"length(string_agg($text, '; '))", "regr_count($number, $number)",
+		'avg(age(' . ($self->column($scope, 'date') // "DATE '2024-01-01'") . ", DATE '2020-02-29'))",
 		"percentile_disc(0.5) WITHIN GROUP (ORDER BY $number)") . $filter;
 }
 

@@ -23,8 +23,9 @@ typedef struct FanoutLevel
 	Query	   *query;			/* as it was */
 	Query	   *shard;			/* the shards' query */
 	List	   *columns;		/* its target list, as columns are added */
-	List	   *combine;		/* of String: by what function a node combines the column;
-								 * "" for one that rows are grouped by */
+	List	   *combine;		/* of String: by what function a node combines the column, and
+								 * after a comma its further arguments; "" for one that rows
+								 * are grouped by */
 	Query	   *above;			/* the query above, without its range table */
 	const char *strategy;
 	const char *reason;			/* why no more was pushed down */
@@ -52,6 +53,11 @@ extern bool dbscale_fanout_contains_key(FanoutLevel *level, List *clause);
 extern bool dbscale_fanout_is_key(FanoutLevel *level, Node *expr);
 /* The shards' text of level->shard, and the expressions that it needs; false with the reason. */
 extern bool dbscale_fanout_finish_shard_query(FanoutLevel *level, FanoutTask *task, List **exprs);
+/*
+ * The aggregate, which has no DISTINCT and no ORDER BY, put together from parts that are
+ * added to the level's columns; NULL if it can't be.
+ */
+extern Node *dbscale_fanout_split_aggregate(FanoutLevel *level, Aggref *agg);
 /* Text around a node's branches that combines their rows. */
 extern void dbscale_fanout_node_text(const FanoutLevel *level, FanoutTask *task);
 

@@ -290,151 +290,6 @@ typedef struct SplitContext
 	const char *failed;
 } SplitContext;
 
-static Aggref *
-make_aggregate(Oid function, Expr *arg, Oid result)
-{
-	Aggref	   *agg = makeNode(Aggref);
-
-	agg->aggfnoid = function;
-	agg->aggtype = result;
-	agg->args = list_make1(makeTargetEntry(arg, 1, NULL, false));
-	agg->aggargtypes = list_make1_oid(exprType((Node *) arg));
-	agg->aggkind = AGGKIND_NORMAL;
-	agg->aggsplit = AGGSPLIT_SIMPLE;
-	agg->aggno = agg->aggtransno = -1;
-	agg->location = -1;
-	return agg;
-}
-
-static Expr *
-call(Oid function, Oid result, List *args)
-{
-	return (Expr *) makeFuncExpr(function, result, args, InvalidOid, InvalidOid, COERCE_EXPLICIT_CALL);
-}
-
-/* The aggregate over other arguments, under the same FILTER. */
-static Var *
-partial_column(SplitContext *context, Aggref *agg, Oid function, Expr *arg, Oid result, const char *combine)
-{
-	Aggref	   *partial = make_aggregate(function, arg, result);
-
-	partial->aggfilter = copyObject(agg->aggfilter);
-	return dbscale_fanout_column(context->level, (Expr *) partial, combine);
-}
-
-/* The sum of counts, as numeric; NULL where there is no part at all. */
-static Expr *
-total_count(Var *column)
-{
-	return (Expr *) make_aggregate(F_SUM_INT8, (Expr *) column, NUMERICOID);
-}
-
-static Node *
-split_count(SplitContext *context, Aggref *agg)
-{
-	Aggref	   *partial = copyObject(agg);
-	Var		   *column = dbscale_fanout_column(context->level, (Expr *) partial, "sum int8");
-	CoalesceExpr *result = makeNode(CoalesceExpr);
-
-	result->coalescetype = INT8OID;
-	result->args = list_make2(call(F_INT8_NUMERIC, INT8OID, list_make1(total_count(column))),
-							  makeConst(INT8OID, -1, InvalidOid, sizeof(int64), Int64GetDatum(0),
-										false, FLOAT8PASSBYVAL));
-	result->location = -1;
-	return (Node *) result;
-}
-
-/* sum(int8) is numeric; the sum of sums of smaller integers is to be int8 again. */
-static Node *
-split_sum(SplitContext *context, Aggref *agg)
-{
-	bool		small = agg->aggtype == INT8OID;
-	Var		   *column = dbscale_fanout_column(context->level, (Expr *) copyObject(agg),
-											   small ? "sum int8" : "sum");
-
-	switch (agg->aggtype)
-	{
-		case INT8OID:
-			return (Node *) call(F_INT8_NUMERIC, INT8OID, list_make1(total_count(column)));
-		case NUMERICOID:
-			return (Node *) make_aggregate(F_SUM_NUMERIC, (Expr *) column, NUMERICOID);
-		default:
-			return (Node *) make_aggregate(agg->aggfnoid, (Expr *) column, agg->aggtype);
-	}
-}
-
-/* NULL by NULL where there is no value; division is strict. */
-static Node *
-split_avg(SplitContext *context, Aggref *agg)
-{
-	Expr	   *arg = ((TargetEntry *) linitial(agg->args))->expr;
-	Var		   *count = partial_column(context, agg, F_COUNT_ANY, arg, INT8OID, "sum int8");
-	Var		   *sum;
-
-	switch (agg->aggfnoid)
-	{
-		case F_AVG_INT2:
-		case F_AVG_INT4:
-			sum = partial_column(context, agg, agg->aggfnoid == F_AVG_INT2 ? F_SUM_INT2 : F_SUM_INT4,
-								 arg, INT8OID, "sum int8");
-			return (Node *) call(F_NUMERIC_DIV, NUMERICOID, list_make2(total_count(sum), total_count(count)));
-		case F_AVG_INT8:
-		case F_AVG_NUMERIC:
-			sum = partial_column(context, agg, agg->aggfnoid == F_AVG_INT8 ? F_SUM_INT8 : F_SUM_NUMERIC,
-								 arg, NUMERICOID, "sum");
-			return (Node *) call(F_NUMERIC_DIV, NUMERICOID,
-								 list_make2(make_aggregate(F_SUM_NUMERIC, (Expr *) sum, NUMERICOID),
-											total_count(count)));
-		default:
-			if (agg->aggfnoid == F_AVG_FLOAT4)
-				arg = call(F_FLOAT8_FLOAT4, FLOAT8OID, list_make1(copyObject(arg)));
-			sum = partial_column(context, agg, F_SUM_FLOAT8, arg, FLOAT8OID, "sum");
-			return (Node *) call(F_FLOAT8DIV, FLOAT8OID,
-								 list_make2(make_aggregate(F_SUM_FLOAT8, (Expr *) sum, FLOAT8OID),
-											call(F_FLOAT8_NUMERIC, FLOAT8OID, list_make1(total_count(count)))));
-	}
-}
-
-/* The function over its own results: max, bool_and, … */
-static Node *
-split_same(SplitContext *context, Aggref *agg)
-{
-	Var		   *column = dbscale_fanout_column(context->level, (Expr *) copyObject(agg),
-											   get_func_name(agg->aggfnoid));
-	Aggref	   *result = copyObject(agg);
-
-	result->args = list_make1(makeTargetEntry((Expr *) column, 1, NULL, false));
-	result->aggfilter = NULL;
-	return (Node *) result;
-}
-
-typedef struct Splitter
-{
-	const char *name;			/* in pg_catalog */
-	Node	   *(*split) (SplitContext *context, Aggref *agg);
-} Splitter;
-
-static const Splitter splitters[] = {
-	{"count", split_count},
-	{"sum", split_sum},
-	{"avg", split_avg},
-	{"min", split_same},
-	{"max", split_same},
-	{"bool_and", split_same},
-	{"bool_or", split_same},
-	{"every", split_same},
-	{"bit_and", split_same},
-	{"bit_or", split_same},
-	{"bit_xor", split_same},
-};
-
-/* avg(interval) divides and rounds otherwise than this would. */
-static bool
-is_exact(Aggref *agg)
-{
-	return agg->aggfnoid != F_AVG_INTERVAL;
-}
-
 /* Rows are grouped by the argument as well; above, the aggregate is as it was. */
 static Node *
 split_distinct(SplitContext *context, Aggref *agg)
@@ -454,19 +309,17 @@ split_distinct(SplitContext *context, Aggref *agg)
 static Node *
 split_aggregate(SplitContext *context, Aggref *agg)
 {
-	const char *name = get_func_name(agg->aggfnoid);
+	Node	   *result = (Node *) agg;
 
 	if (agg->aggkind != AGGKIND_NORMAL || agg->aggorder != NIL || agg->aggvariadic ||
 		agg->aggfnoid >= FirstGenbkiObjectId)
-		context->failed = "an aggregate that cannot be computed in parts";
+		result = NULL;
 	else if (agg->aggdistinct != NIL)
 		return split_distinct(context, agg);
-	else if (is_exact(agg))
-	{
-		for (int i = 0; i < lengthof(splitters); i++)
-			if (strcmp(name, splitters[i].name) == 0)
-				return splitters[i].split(context, agg);
-	}
+	else
+		result = dbscale_fanout_split_aggregate(context->level, agg);
+	if (result != NULL)
+		return result;
 	context->failed = "an aggregate that cannot be computed in parts";
 	return (Node *) agg;
 }
@@ -597,7 +450,12 @@ append_combined(StringInfo text, const char *function, int column)
 	else if (strcmp(function, "sum int8") == 0)
 		appendStringInfo(text, "pg_catalog.sum(c%d)::pg_catalog.int8", column);
 	else
-		appendStringInfo(text, "pg_catalog.%s(c%d)", quote_identifier(function), column);
+	{
+		const char *comma = strchrnul(function, ',');
+
+		appendStringInfo(text, "pg_catalog.%s(c%d%s)",
+						 quote_identifier(pnstrdup(function, comma - function)), column, comma);
+	}
 }
 
 /* See FanoutTask.  Only parts of aggregates can be combined. */
