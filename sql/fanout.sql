@@ -257,6 +257,19 @@ END $$;
 SELECT nodes_in('EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, SUMMARY OFF) SELECT count(*) FROM users');
 SELECT nodes_in('EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, SUMMARY OFF) SELECT count(*) FROM users WHERE age > (SELECT avg(likes) FROM posts)');
 
+-- how many parallel workers a node may use is told with the next statement, and taken back
+SELECT result AS own FROM dbscale.run_on_nodes('SHOW max_parallel_workers_per_gather') LIMIT 1 \gset
+SET dbscale.node_parallel_workers = 0;
+SELECT DISTINCT result FROM dbscale.run_on_nodes('SHOW max_parallel_workers_per_gather');
+BEGIN;
+SET LOCAL dbscale.node_parallel_workers = 5;
+SELECT count(*) FROM users;
+SELECT DISTINCT result FROM dbscale.run_on_nodes('SHOW max_parallel_workers_per_gather');
+ROLLBACK;
+SELECT DISTINCT result FROM dbscale.run_on_nodes('SHOW max_parallel_workers_per_gather');
+RESET dbscale.node_parallel_workers;
+SELECT DISTINCT result = :'own' FROM dbscale.run_on_nodes('SHOW max_parallel_workers_per_gather');
+
 SET client_min_messages = error;
 DROP SCHEMA plain CASCADE;
 DROP SCHEMA sharded CASCADE;

@@ -33,6 +33,7 @@ extern int	dbscale_connect_timeout;	/* s */
 extern int	dbscale_copy_buffer_size;	/* kB */
 extern int	dbscale_deadlock_interval;	/* ms */
 extern int	dbscale_idle_connection_timeout;	/* s */
+extern int	dbscale_node_parallel_workers;	/* -1: the node's own */
 extern int	dbscale_premake_interval;	/* ms */
 extern int	dbscale_premake_ranges;
 extern int	dbscale_recovery_interval;	/* ms */

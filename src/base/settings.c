@@ -10,6 +10,7 @@ int			dbscale_connect_timeout = 10;
 int			dbscale_copy_buffer_size = 256;
 int			dbscale_deadlock_interval = 1000;
 int			dbscale_idle_connection_timeout = 600;
+int			dbscale_node_parallel_workers = -1;
 int			dbscale_premake_interval = 60000;
 int			dbscale_premake_ranges = 2;
 int			dbscale_recovery_interval = 5000;
@@ -48,6 +49,9 @@ static const IntSetting int_settings[] = {
 	{"dbscale.idle_connection_timeout",
 		"Age at which an unused connection to a node is closed rather than used again.",
 		&dbscale_idle_connection_timeout, 600, 1, 86400, PGC_USERSET, GUC_UNIT_S},
+	{"dbscale.node_parallel_workers",
+		"Parallel workers that a node may use for a part of a statement (-1: as the node is set).",
+		&dbscale_node_parallel_workers, -1, -1, 64, PGC_USERSET, 0},
 	{"dbscale.premake_interval",
 		"How often the maintenance worker looks whether tables distributed by range need new ranges.",
 		&dbscale_premake_interval, 60000, 100, 3600000, PGC_SIGHUP, GUC_UNIT_MS},

@@ -123,6 +123,8 @@ struct RemoteConnection
 	char		timezone[TZ_STRLEN_MAX + 1];
 	int			date_order;
 	int			lock_timeout;
+	int			parallel_workers;	/* -1: the node's own */
+	bool		workers_told;	/* since the session began: else they are its own */
 
 	dlist_head	prepared;		/* of PreparedStatement */
 	int			nprepared;
