@@ -257,6 +257,30 @@ END $$;
 SELECT nodes_in('EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, SUMMARY OFF) SELECT count(*) FROM users');
 SELECT nodes_in('EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, SUMMARY OFF) SELECT count(*) FROM users WHERE age > (SELECT avg(likes) FROM posts)');
 
+-- why a statement goes through the foreign tables: told once
+CREATE FUNCTION public.reason_of(statement text) RETURNS SETOF text LANGUAGE plpgsql AS $$
+DECLARE
+    line text;
+BEGIN
+    FOR line IN EXECUTE 'EXPLAIN (VERBOSE, COSTS OFF) ' || statement LOOP
+        IF line ~ 'Not Pushed Down:' THEN
+            RETURN NEXT trim(line);
+        END IF;
+    END LOOP;
+END $$;
+SELECT public.reason_of('SELECT * FROM users FOR UPDATE');
+SELECT public.reason_of('SELECT tableoid, id FROM users');
+SELECT public.reason_of('SELECT kind FROM visits WHERE day >= ''2026-02-01''');
+SELECT public.reason_of('SELECT kind FROM visits WHERE day >= now() - interval ''100 years''');
+SELECT public.reason_of('UPDATE posts SET likes = random() * 100');
+SELECT public.reason_of('UPDATE posts SET likes = 1 WHERE user_id IN (SELECT liker_id FROM likes WHERE post_id > random())');
+SELECT public.reason_of('WITH gone AS (DELETE FROM likes RETURNING *) SELECT count(*) FROM gone JOIN users ON liker_id = id');
+SET plan_cache_mode = force_generic_plan;
+PREPARE all_users AS SELECT users FROM users;
+SELECT public.reason_of('EXECUTE all_users') FROM generate_series(1, 2);
+EXECUTE all_users \g /dev/null
+RESET plan_cache_mode;
+
 -- how many parallel workers a node may use is told with the next statement, and taken back
 SELECT result AS own FROM dbscale.run_on_nodes('SHOW max_parallel_workers_per_gather') LIMIT 1 \gset
 SET dbscale.node_parallel_workers = 0;
@@ -275,7 +299,7 @@ DROP SCHEMA plain CASCADE;
 DROP SCHEMA sharded CASCADE;
 DROP FUNCTION public.count(text);
 DROP OPERATOR public.=== (bigint, bigint);
-DROP FUNCTION public.nothing(bigint, bigint), public.compare(text), public.rows_of(text), public.nodes_in(text);
+DROP FUNCTION public.nothing(bigint, bigint), public.compare(text), public.rows_of(text), public.nodes_in(text), public.reason_of(text);
 DROP OWNED BY fanout_reader;
 DROP ROLE fanout_reader;
 SELECT dbscale.remove_node('fanout_a');

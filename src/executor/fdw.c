@@ -215,18 +215,57 @@ explain_node(Oid serverid, ExplainState *es)
 	ExplainPropertyText("Node", GetForeignServer(serverid)->servername, es);
 }
 
+/* The EXPLAIN that has shown a reason, for as long as its memory is there. */
+static ExplainState *explained = NULL;
+
+static void
+forget_explained(void *es)
+{
+	if (explained == es)
+		explained = NULL;
+}
+
+/* Why there are foreign scans at all: once, at the first that is shown. */
+static void
+explain_reason(const char *reason, ExplainState *es)
+{
+	MemoryContextCallback *callback;
+
+	if (!es->verbose || reason == NULL || explained == es)
+		return;
+	ExplainPropertyText("Not Pushed Down", reason, es);
+	callback = palloc0(sizeof(MemoryContextCallback));
+	callback->func = forget_explained;
+	callback->arg = es;
+	MemoryContextRegisterResetCallback(CurrentMemoryContext, callback);
+	explained = es;
+}
+
+/* postgres_fdw explains what is its own in the scan. */
+static void
+explain_borrowed(ForeignScanState *node, ExplainState *es, void (*explain) (ForeignScanState *, ExplainState *))
+{
+	Plan	   *plan = node->ss.ps.plan;
+	ForeignScan scan = *(ForeignScan *) plan;
+	const char *reason = dbscale_plan_split_reason(scan.fdw_private, &scan.fdw_private);
+
+	explain_node(scan.fs_server, es);
+	node->ss.ps.plan = (Plan *) &scan;
+	explain(node, es);
+	node->ss.ps.plan = plan;
+	explain_reason(reason, es);
+}
+
 static void
 explain_scan(ForeignScanState *node, ExplainState *es)
 {
-	explain_node(((ForeignScan *) node->ss.ps.plan)->fs_server, es);
-	borrow_routine()->ExplainForeignScan(node, es);
+	explain_borrowed(node, es, borrow_routine()->ExplainForeignScan);
 }
 
 static void
 explain_direct(ForeignScanState *node, ExplainState *es)
 {
-	explain_node(((ForeignScan *) node->ss.ps.plan)->fs_server, es);
-	borrow_routine()->ExplainDirectModify(node, es);
+	explain_borrowed(node, es, borrow_routine()->ExplainDirectModify);
 }
 
 static void

@@ -5,7 +5,11 @@
  */
 #include "plan/plan.h"
 
+#include "nodes/makefuncs.h"
 #include "nodes/value.h"
+
+/* Name of the DefElem that has the reason. */
+#define REASON "dbscale.not_pushed_down"
 
 /* Items of a router plan's custom_private. */
 enum RouterPrivate
@@ -153,4 +157,24 @@ dbscale_plan_unpack_fanout(List *private)
 	task->strategy = strVal(list_nth(private, FANOUT_STRATEGY));
 	task->reason = reason != NIL ? strVal(linitial(reason)) : NULL;
 	return task;
+}
+
+/* ---- reasons in foreign scans ---- */
+
+List *
+dbscale_plan_add_reason(List *private, const char *reason)
+{
+	return lappend(private, makeDefElem(pstrdup(REASON), (Node *) makeString(pstrdup(reason)), -1));
+}
+
+const char *
+dbscale_plan_split_reason(List *private, List **rest)
+{
+	DefElem    *last = private == NIL ? NULL : llast(private);
+
+	*rest = private;
+	if (last == NULL || !IsA(last, DefElem) || strcmp(last->defname, REASON) != 0)
+		return NULL;
+	*rest = list_truncate(list_copy(private), list_length(private) - 1);
+	return strVal(last->arg);
 }

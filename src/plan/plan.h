@@ -92,6 +92,13 @@ extern ShardSql dbscale_plan_deparse(Query *query, List *relations);
 /* The text for one shard number. */
 extern char *dbscale_plan_shard_sql(const ShardSql *sql, List *relations, int shard);
 
+/*
+ * A foreign scan's fdw_private with the reason why it is one, as its last item, which
+ * postgres_fdw must not see; and the two taken apart again (NULL: there is none).
+ */
+extern List *dbscale_plan_add_reason(List *private, const char *reason);
+extern const char *dbscale_plan_split_reason(List *private, List **rest);
+
 /* Made by executor/, put in plans by planner/. */
 extern CustomScanMethods dbscale_router_scan_methods;
 

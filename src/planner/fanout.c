@@ -21,6 +21,7 @@
  * (fanout_join.c); what is left keeps its foreign tables, and the levels below are looked at.
  */
 #include "planner/fanout.h"
+#include "planner/fallback.h"
 
 #include "catalog/namespace.h"
 #include "catalog/pg_collation.h"
@@ -134,6 +135,8 @@ check_level(Query *query)
 	return NULL;
 }
 
+static const char better_pruned[] = "ranges or lists are pruned by conditions on the shard key";
+
 /*
  * A condition on the key of a table by range or list, other than by values: core prunes
  * its partitions by it, at execution too, and the shards that are left out may be most.
@@ -188,7 +191,7 @@ dbscale_fanout_place(FanoutLevel *level, Query *query)
 	else if (!dbscale_infer_colocation(query, &level->colocation))
 		level->reason = "the tables are not joined on their shard keys";
 	else if (is_better_pruned(query, &level->colocation))
-		level->reason = "ranges or lists are pruned by conditions on the shard key";
+		level->reason = better_pruned;
 	return level->reason == NULL;
 }
 
@@ -401,6 +404,11 @@ push_from(FanoutLevel *level)
 	level->reason = NULL;
 	if (!dbscale_fanout_place(level, from))
 		return false;
+	if (is_better_pruned(query, &level->colocation))
+	{
+		level->reason = better_pruned;
+		return false;
+	}
 	query->jointree->quals = from->jointree->quals;
 	if (!dbscale_fanout_split_rows(level, above) || level->reason)
 		return false;
@@ -462,13 +470,15 @@ rewrite_level(Query *query, const char **reason)
 static bool
 rewrite_levels(Node *node, void *context)
 {
+	List	  **reasons = context;
 	const char *reason;
 
 	if (node == NULL)
 		return false;
 	if (!IsA(node, Query))
 		return expression_tree_walker(node, rewrite_levels, context);
-	(void) rewrite_level((Query *) node, &reason);
+	if (!rewrite_level((Query *) node, &reason))
+		*reasons = dbscale_fallback_note(*reasons, (Query *) node, reason);
 	return query_tree_walker((Query *) node, rewrite_levels, context, 0);
 }
 
@@ -479,17 +489,17 @@ has_modifying_cte(Query *query)
 }
 
 Query *
-dbscale_fanout_rewrite(Query *query, const char **reason)
+dbscale_fanout_rewrite(Query *query, List **reasons)
 {
 	Query	   *copy;
 
-	*reason = "this kind of statement";
 	if ((query->commandType != CMD_SELECT && query->commandType != CMD_INSERT) || has_modifying_cte(query))
 		return query;
 	copy = DBSCALE_HAS_GROUP_ENTRIES ? dbscale_ship_normalize(query) : copyObject(query);
 	if (copy->commandType == CMD_SELECT)
-		(void) rewrite_level(copy, reason);
-	query_tree_walker(copy, rewrite_levels, NULL, 0);
+		rewrite_levels((Node *) copy, reasons);
+	else
+		query_tree_walker(copy, rewrite_levels, reasons, 0);
 	return copy;
 }
 

@@ -11,9 +11,9 @@
 
 /*
  * The statement with each query level that the shards can answer replaced by a scan of
- * what they send; a copy.  With a reason, if the statement's own level was not.
+ * what they send; a copy.  Notes the reasons (see fallback.h) for the other levels.
  */
-extern Query *dbscale_fanout_rewrite(Query *query, const char **reason);
+extern Query *dbscale_fanout_rewrite(Query *query, List **reasons);
 
 /* ---- between the files of the fan-out ---- */
 

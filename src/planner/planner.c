@@ -31,6 +31,7 @@
 #include "optimizer/planner.h"
 #include "parser/parsetree.h"
 #include "planner/barrier.h"
+#include "planner/fallback.h"
 #include "planner/fanout.h"
 #include "planner/router.h"
 #include "planner/write.h"
@@ -235,15 +236,18 @@ plan_partitionwise(Query *parse, const char *query_string, int cursor_options,
 	return plan;
 }
 
-/* A statement that core plans, with what the shards can do of it. */
+/* A statement that core plans, with what the shards can do of it; the reason is why not the whole. */
 static PlannedStmt *
-plan_over_shards(Query *parse, const char *query_string, int cursor_options, ParamListInfo params)
+plan_over_shards(Query *parse, const char *query_string, int cursor_options, ParamListInfo params,
+				 const char *reason)
 {
-	const char *reason;
 	PlannedStmt *plan;
+	List	   *reasons = NIL;
 
-	parse = dbscale_fanout_rewrite(parse, &reason);
-	plan = plan_partitionwise(parse, query_string, cursor_options, params);
+	plan = plan_partitionwise(dbscale_fanout_rewrite(parse, &reasons), query_string, cursor_options, params);
+	if (parse->commandType != CMD_SELECT || parse->hasModifyingCTE)
+		reasons = dbscale_fallback_note_all(reasons, parse, reason);
+	dbscale_fallback_tell(plan, reasons);
 	dbscale_barrier_add(plan);
 	return plan;
 }
@@ -254,7 +258,7 @@ plan_source(Query *query, ParamListInfo params)
 {
 	if (!names_distributed_table((Node *) query, NULL))
 		return plan_next(query, "", 0, params);
-	return plan_over_shards(query, "", 0, params);
+	return plan_over_shards(query, "", 0, params, NULL);
 }
 
 static PlannedStmt *
@@ -275,7 +279,7 @@ dbscale_planner(Query *parse, const char *query_string, int cursor_options,
 		return plan;
 	refuse_merge(parse, reason);
 	adapt_query(parse, reason);
-	return plan_over_shards(parse, query_string, cursor_options, params);
+	return plan_over_shards(parse, query_string, cursor_options, params, reason);
 }
 
 void
