@@ -10,6 +10,9 @@
  *    each row-free expression that a node might see otherwise (now(), current_user,
  *    the session's time zone), and each parameter, becomes $1, $2, … of the shard's
  *    statement.  They are the plan's custom_exprs, the key's expression among them.
+ *    So do constants that columns are compared equal with or set to: a client that
+ *    writes its values into the text sends statements of one shape all the same, and
+ *    the node plans it once.
  * 2. What is left must mean on the node what it means here: built-in functions,
  *    operators, types and collations only, immutable after step 1.
  * 3. The text is made with holes for the shard tables' names (plan/deparse.c), so
@@ -84,9 +87,18 @@ inserted_key(Query *query)
 static List *
 plan_expressions(Shipment *context, Expr *key, int *key_expr)
 {
+	ListCell   *lc;
+
 	if (IsA(key, Param))
 	{
 		*key_expr = ((Param *) key)->paramid - 1;
+		return context->params;
+	}
+	foreach(lc, context->params)
+	{
+		if (!equal(lfirst(lc), key) || contain_volatile_functions(lfirst(lc)))
+			continue;
+		*key_expr = foreach_current_index(lc);
 		return context->params;
 	}
 	*key_expr = list_length(context->params);
@@ -161,7 +173,9 @@ dbscale_router_plan(Query *query, int cursor_options, const char **reason)
 		return NULL;
 
 	context.single_row = insert;
+	context.literals_too = true;
 	shipped = (Query *) dbscale_ship_extract((Node *) query, &context);
+	dbscale_ship_extract_written(shipped, &context);
 	if (dbscale_ship_find_local((Node *) shipped, &context))
 	{
 		*reason = context.reason;

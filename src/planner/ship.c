@@ -151,6 +151,38 @@ dbscale_ship_check(Node *node, Shipment *shipment)
 	return expression_tree_walker(node, dbscale_ship_check, shipment);
 }
 
+/* ---- What every node has ---- */
+
+bool
+dbscale_ship_is_builtin(Oid oid)
+{
+	return oid < FirstGenbkiObjectId || !OidIsValid(oid);
+}
+
+/* Types whose values are names of this database's objects. */
+static bool
+is_local_type(Oid type)
+{
+	switch (type)
+	{
+		case REGPROCOID:
+		case REGPROCEDUREOID:
+		case REGOPEROID:
+		case REGOPERATOROID:
+		case REGCLASSOID:
+		case REGTYPEOID:
+		case REGCONFIGOID:
+		case REGDICTIONARYOID:
+		case REGROLEOID:
+		case REGNAMESPACEOID:
+		case REGCOLLATIONOID:
+		case RECORDOID:
+			return true;
+		default:
+			return !dbscale_ship_is_builtin(type);
+	}
+}
+
 /* ---- What mentions no row is computed here ---- */
 
 /* Take an expression out: $n instead, and n is its place in the list. */
@@ -189,6 +221,43 @@ has_param(Node *node, void *context)
 	return expression_tree_walker(node, has_param, context);
 }
 
+/*
+ * Constants that differ from execution to execution, so that the statement's text stays
+ * the same: what a column is compared equal with, or set to.
+ */
+static bool
+is_variable_literal(Node *node)
+{
+	Const	   *constant = (Const *) node;
+
+	return IsA(node, Const) && !constant->constisnull && constant->consttype != UNKNOWNOID &&
+		!is_local_type(constant->consttype) && dbscale_ship_is_builtin(constant->constcollid);
+}
+
+static Node *
+extract_literals(OpExpr *op, Shipment *shipment)
+{
+	Node	   *left = linitial(op->args);
+	Node	   *right = lsecond(op->args);
+	OpExpr	   *copy;
+
+	if (get_oprrest(op->opno) != F_EQSEL)
+		return NULL;
+	if (is_variable_literal(right) && IsA(left, Var))
+	{
+		copy = copyObject(op);
+		lsecond(copy->args) = make_remote_param(shipment, right);
+		return (Node *) copy;
+	}
+	if (is_variable_literal(left) && IsA(right, Var))
+	{
+		copy = copyObject(op);
+		linitial(copy->args) = make_remote_param(shipment, left);
+		return (Node *) copy;
+	}
+	return NULL;
+}
+
 /* Only whole expressions are taken out, so that a node has nothing left to compute. */
 Node *
 dbscale_ship_extract(Node *node, Shipment *shipment)
@@ -202,6 +271,13 @@ dbscale_ship_extract(Node *node, Shipment *shipment)
 		return expression_tree_mutator(node, dbscale_ship_extract, shipment);
 	if (IsA(node, Param) && ((Param *) node)->paramkind == PARAM_EXTERN)
 		return make_remote_param(shipment, node);
+	if (shipment->literals_too && IsA(node, OpExpr) && list_length(((OpExpr *) node)->args) == 2)
+	{
+		Node	   *result = extract_literals((OpExpr *) node, shipment);
+
+		if (result != NULL)
+			return result;
+	}
 
 	switch (nodeTag(node))
 	{
@@ -229,40 +305,10 @@ dbscale_ship_extract(Node *node, Shipment *shipment)
 
 /* ---- What is left must mean the same on the node ---- */
 
-bool
-dbscale_ship_is_builtin(Oid oid)
-{
-	return oid < FirstGenbkiObjectId || !OidIsValid(oid);
-}
-
 static bool
 is_local_function(Oid function, void *context)
 {
 	return !dbscale_ship_is_builtin(function) || func_volatile(function) != PROVOLATILE_IMMUTABLE;
-}
-
-/* Types whose values are names of this database's objects. */
-static bool
-is_local_type(Oid type)
-{
-	switch (type)
-	{
-		case REGPROCOID:
-		case REGPROCEDUREOID:
-		case REGOPEROID:
-		case REGOPERATOROID:
-		case REGCLASSOID:
-		case REGTYPEOID:
-		case REGCONFIGOID:
-		case REGDICTIONARYOID:
-		case REGROLEOID:
-		case REGNAMESPACEOID:
-		case REGCOLLATIONOID:
-		case RECORDOID:
-			return true;
-		default:
-			return !dbscale_ship_is_builtin(type);
-	}
 }
 
 /* All but the columns of "excluded", whose list has a whole row that is not sent. */
@@ -389,6 +435,27 @@ dbscale_ship_normalize(Query *query)
 	if (!DBSCALE_HAS_GROUP_ENTRIES)
 		return query;
 	return (Query *) without_group_entries((Node *) query, NULL);
+}
+
+/* Those that the statement writes, of its own level; changes the query. */
+void
+dbscale_ship_extract_written(Query *query, Shipment *shipment)
+{
+	ListCell   *lc;
+
+	if ((query->commandType != CMD_INSERT && query->commandType != CMD_UPDATE) ||
+		(query->commandType == CMD_INSERT && query->jointree->fromlist != NIL))
+		return;
+	foreach(lc, query->targetList)
+	{
+		TargetEntry *tle = lfirst(lc);
+
+		/* a constant that is cast to the column's type */
+		if (IsA(tle->expr, FuncExpr) && dbscale_is_row_free((Node *) tle->expr) && !has_param((Node *) tle->expr, NULL))
+			tle->expr = (Expr *) eval_const_expressions(NULL, (Node *) tle->expr);
+		if (is_variable_literal((Node *) tle->expr))
+			tle->expr = (Expr *) make_remote_param(shipment, (Node *) tle->expr);
+	}
 }
 
 /* ---- pieces of a query ---- */

@@ -20,6 +20,7 @@ typedef struct Shipment
 	Oid			check_as_user;
 	bool		writes_too;		/* data-modifying WITH may be there */
 	bool		single_row;		/* INSERT … VALUES of one row: volatile is computed here too */
+	bool		literals_too;	/* constants that a plan hardly depends on become parameters */
 	List	   *params;			/* expressions of the remote statement's parameters */
 } Shipment;
 
@@ -29,6 +30,8 @@ extern Query *dbscale_ship_normalize(Query *query);
 extern bool dbscale_ship_check(Node *node, Shipment *shipment);
 /* A copy with what mentions no row taken out into `params`. */
 extern Node *dbscale_ship_extract(Node *node, Shipment *shipment);
+/* Constants that it writes become parameters as well. */
+extern void dbscale_ship_extract_written(Query *query, Shipment *shipment);
 /* True, with the reason, when something in it is not certain to mean the same on a node. */
 extern bool dbscale_ship_find_local(Node *node, Shipment *shipment);
 

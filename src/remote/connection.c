@@ -75,8 +75,7 @@ close_connection(RemoteConnection *conn)
 	conn->group_error_seen = false;
 	conn->deallocate = NIL;
 	conn->copy_label = NULL;
-	conn->nprepared = 0;
-	dlist_init(&conn->prepared);
+	remote_prepared_init(conn);
 	dlist_init(&conn->queue);
 	conn->mode = MODE_PIPELINE;
 	conn->settings_known = false;
@@ -497,7 +496,7 @@ lookup(Oid serverid, Oid userid)
 	{
 		memset((char *) conn + sizeof(RemoteKey), 0, sizeof(RemoteConnection) - sizeof(RemoteKey));
 		dlist_init(&conn->queue);
-		dlist_init(&conn->prepared);
+		remote_prepared_init(conn);
 		conn->context = AllocSetContextCreate(TopMemoryContext, "dbscale connection",
 											  ALLOCSET_DEFAULT_SIZES);
 	}

@@ -64,6 +64,7 @@ typedef struct QueueItem
 typedef struct PreparedStatement
 {
 	dlist_node	node;			/* most recently used first */
+	dlist_node	in_bucket;
 	int			id;				/* its name on the node is dbscale_ID */
 	uint32		hash;
 	char	   *sql;
@@ -72,7 +73,8 @@ typedef struct PreparedStatement
 	bool		confirmed;		/* the node has it for sure */
 } PreparedStatement;
 
-#define MAX_PREPARED 64
+#define MAX_PREPARED 256
+#define PREPARED_BUCKETS 64
 
 /* libpq's pipeline mode can't COPY, so the connection leaves it for that. */
 typedef enum RemoteMode
@@ -126,7 +128,8 @@ struct RemoteConnection
 	int			parallel_workers;	/* -1: the node's own */
 	bool		workers_told;	/* since the session began: else they are its own */
 
-	dlist_head	prepared;		/* of PreparedStatement */
+	dlist_head	prepared;		/* of PreparedStatement, all */
+	dlist_head	prepared_buckets[PREPARED_BUCKETS];
 	int			nprepared;
 	int			last_prepared_id;
 	List	   *deallocate;		/* int list of ids */
@@ -208,6 +211,7 @@ extern void remote_session_setup(RemoteConnection *conn);
 extern char *remote_session_changes(RemoteConnection *conn);
 
 /* prepared.c */
+extern void remote_prepared_init(RemoteConnection *conn);
 extern PreparedStatement *remote_prepared_lookup(RemoteConnection *conn, const char *sql,
 												 const RemoteParams *params, bool *found);
 extern char *remote_prepared_name(int id);

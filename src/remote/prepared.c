@@ -3,7 +3,7 @@
  *		Prepared statements on a node, for statements that repeat.
  *
  * A connection keeps the MAX_PREPARED most recently used, by text and parameter
- * types.  A statement is known from the moment its Parse is sent, since the node
+ * types, in buckets by the hash of the text.  A statement is known from the moment its Parse is sent, since the node
  * works in order; it is confirmed when Parse's answer has come.  A Parse that was
  * skipped or failed leaves nothing on the node and the statement is forgotten.
  * What is dropped from the list is deallocated in a group of its own, ahead of the
@@ -39,6 +39,21 @@ find_by_id(RemoteConnection *conn, int id)
 	return NULL;
 }
 
+static dlist_head *
+bucket_of(RemoteConnection *conn, uint32 hash)
+{
+	return &conn->prepared_buckets[hash % PREPARED_BUCKETS];
+}
+
+void
+remote_prepared_init(RemoteConnection *conn)
+{
+	conn->nprepared = 0;
+	dlist_init(&conn->prepared);
+	for (int i = 0; i < PREPARED_BUCKETS; i++)
+		dlist_init(&conn->prepared_buckets[i]);
+}
+
 static void
 drop(RemoteConnection *conn, PreparedStatement *p, bool on_node)
 {
@@ -50,6 +65,7 @@ drop(RemoteConnection *conn, PreparedStatement *p, bool on_node)
 		MemoryContextSwitchTo(old);
 	}
 	dlist_delete(&p->node);
+	dlist_delete(&p->in_bucket);
 	conn->nprepared--;
 	if (p->types)
 		pfree(p->types);
@@ -75,6 +91,7 @@ add(RemoteConnection *conn, uint32 hash, const char *sql, const RemoteParams *pa
 		memcpy(p->types, params->types, p->ntypes * sizeof(Oid));
 	}
 	dlist_push_head(&conn->prepared, &p->node);
+	dlist_push_head(bucket_of(conn, hash), &p->in_bucket);
 	conn->nprepared++;
 	return p;
 }
@@ -87,9 +104,9 @@ remote_prepared_lookup(RemoteConnection *conn, const char *sql, const RemotePara
 	uint32		hash = hash_bytes((const unsigned char *) sql, strlen(sql));
 	dlist_iter	iter;
 
-	dlist_foreach(iter, &conn->prepared)
+	dlist_foreach(iter, bucket_of(conn, hash))
 	{
-		PreparedStatement *p = dlist_container(PreparedStatement, node, iter.cur);
+		PreparedStatement *p = dlist_container(PreparedStatement, in_bucket, iter.cur);
 
 		if (same_statement(p, hash, sql, params))
 		{
