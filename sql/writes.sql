@@ -257,6 +257,13 @@ ROLLBACK TO s;
 COMMIT;
 SELECT count(*) FROM users WHERE n = 4242;
 
+-- a constraint that is checked when the node commits
+ALTER TABLE posts ADD CONSTRAINT author FOREIGN KEY (user_id) REFERENCES users (id) DEFERRABLE INITIALLY DEFERRED;
+INSERT INTO posts (user_id, id) VALUES (777777, 1);
+INSERT INTO posts (user_id, id) VALUES (777777, 1) RETURNING id;
+SELECT count(*) FROM posts WHERE user_id = 777777;
+ALTER TABLE posts DROP CONSTRAINT author;
+
 -- privileges
 CREATE ROLE writes_user;
 SELECT dbscale.grant_node_access('writes_user');

@@ -8,6 +8,7 @@ use FindBin;
 use lib $FindBin::RealBin;
 use DBScale;
 use PostgreSQL::Test::Utils;
+use IPC::Run;
 use Test::More;
 
 my $db = DBScale->new(nodes => 2, node_settings => "log_statement = all\nlog_min_duration_statement = -1\n");
@@ -51,8 +52,30 @@ is(words($a) . '; ' . words($b), 'SELECT; SELECT', 'a join on the shard key as w
 is(words($a) . '; ' . words($b), 'SELECT; SELECT', 'and the first rows of all');
 
 ($a, $b) = sent("UPDATE users SET age = age + 1 WHERE id = $one");
-is(words($a), 'BEGIN, UPDATE, COMMIT', 'a write on one node is committed there, in one phase');
+is(words($a), 'UPDATE', 'a write that is the whole of its transaction is one statement: the node commits it');
 is(words($b), '', 'and the other node hears nothing of it');
+($a) = sent("UPDATE users SET age = age + 1 WHERE id = $one RETURNING id, age");
+is(words($a), 'UPDATE', 'with numbers returned, too');
+($a) = sent("UPDATE users SET age = age + 1 WHERE id = $one RETURNING region");
+is(words($a), 'BEGIN, UPDATE, COMMIT', 'what is returned might fail to be sent to the client: not before that');
+($a) = sent("BEGIN; UPDATE users SET age = age + 1 WHERE id = $one; COMMIT");
+is(words($a), 'BEGIN, UPDATE, COMMIT', 'nor in a block');
+($a) = sent("DO 'BEGIN UPDATE users SET age = age + 1 WHERE id = $one; UPDATE users SET age = age + 1 WHERE id = $one; END'");
+is(words($a), 'BEGIN, UPDATE, UPDATE, COMMIT', 'nor in a function');
+
+# Statements that a client sends ahead of one Sync are one transaction.
+my $pipeline = PostgreSQL::Test::Utils::tempdir() . '/pipeline.sql';
+append_to_file($pipeline, "\\startpipeline\nINSERT INTO users VALUES (90001, 'pipeline', 1);\nINSERT INTO users VALUES (90002, 'pipeline', 1);\nINSERT INTO users VALUES (90001, 'pipeline', 1);\n\\endpipeline\n");
+my ($output, $complaint) = ('', '');
+IPC::Run::run(['pgbench', '-n', '-t', '1', '-M', 'extended', '-f', $pipeline, $db->coordinator->connstr('postgres')], '>', \$output, '2>', \$complaint);
+like($complaint, qr/duplicate key/, 'a pipeline whose last statement fails');
+is($db->sql("SELECT count(*) FROM users WHERE region = 'pipeline'"), '0', 'has done nothing');
+
+# A constraint that is checked when the node commits is an error of the statement.
+$db->sql("ALTER TABLE posts ADD CONSTRAINT author FOREIGN KEY (user_id) REFERENCES users (id) DEFERRABLE INITIALLY DEFERRED");
+my (undef, undef, $error) = $db->try("INSERT INTO posts VALUES (777777, 1, 1)");
+like($error, qr/violates foreign key constraint/, 'a deferred constraint is heard of');
+is($db->sql("SELECT count(*) FROM posts WHERE user_id = 777777"), '0', 'and nothing is there');
 ($a, $b) = sent("BEGIN; UPDATE users SET age = 1 WHERE id = $one; UPDATE users SET age = 1 WHERE id = $two; COMMIT");
 is(words($a), 'BEGIN, UPDATE, PREPARE TRANSACTION, COMMIT PREPARED', 'writes on two nodes are prepared, and committed');
 is(words($b), 'BEGIN, UPDATE, PREPARE TRANSACTION, COMMIT PREPARED', 'on both');

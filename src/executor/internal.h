@@ -198,6 +198,11 @@ extern void dbscale_run_before_write(PlanRun *run);
 extern void dbscale_run_note_write(PlanRun *run, Oid foreign_table);
 extern void dbscale_run_close(ForeignScanRun *scan);
 
+/* ---- alone.c ---- */
+
+/* May the node commit what the statement writes as soon as it is done? */
+extern bool dbscale_run_is_whole_transaction(EState *estate, TupleDesc returned);
+
 /* ---- writes.c: row by row writes, put off ---- */
 
 /* Where a write goes, and how. */

@@ -194,7 +194,9 @@ static RemoteUse
 remote_use(RouterScanState *state)
 {
 	if (state->task->targets != NIL)
-		return REMOTE_WRITE;
+		return dbscale_run_is_whole_transaction(state->css.ss.ps.state,
+												state->css.ss.ss_ScanTupleSlot->tts_tupleDescriptor) ?
+			REMOTE_WRITE_ALONE : REMOTE_WRITE;
 	if (state->task->locks_rows || IsTransactionBlock() || ActivePortal == NULL ||
 		ActivePortal->queryDesc == NULL ||
 		ActivePortal->queryDesc->estate != state->css.ss.ps.state)
@@ -213,6 +215,7 @@ send_statement(RouterScanState *state)
 	MemoryContext old = MemoryContextSwitchTo(estate->es_query_cxt);
 	Oid			user = OidIsValid(task->check_as_user) ? task->check_as_user : GetUserId();
 	RemoteConnection *conn;
+	RemoteUse	use;
 	const RemoteParams *params;
 	int			flags = 0;
 	char	   *sql;
@@ -234,11 +237,13 @@ send_statement(RouterScanState *state)
 		state->run->send_router = NULL;
 	else
 		dbscale_run_before_write(state->run);
-	conn = dbscale_run_connection(estate, shard_node(task->key_table, state->shard)->serverid,
-								  user, remote_use(state));
+	use = remote_use(state);
+	conn = dbscale_run_connection(estate, shard_node(task->key_table, state->shard)->serverid, user, use);
 	state->statement = dbscale_remote_send(conn, sql, params, flags,
 										   get_rel_name(shard_table(task->key_table, state->shard)));
 	dbscale_remote_belongs_to(state->statement, dbscale_run_nest_level(estate));
+	if (use == REMOTE_WRITE_ALONE)
+		dbscale_transaction_finish_alone(conn, state->statement);
 	MemoryContextSwitchTo(old);
 }
 

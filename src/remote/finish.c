@@ -406,6 +406,35 @@ dbscale_remote_wait_done(RemoteStatement *stmt, int timeout_ms)
 	return quietly(wait_done, &args);
 }
 
+typedef struct IdleArgs
+{
+	RemoteConnection *conn;
+	int			timeout_ms;
+} IdleArgs;
+
+static bool
+wait_idle(void *arg)
+{
+	IdleArgs   *args = arg;
+	RemoteWait	wait = remote_wait_quiet(args->timeout_ms);
+
+	return remote_drain(args->conn, &wait) != STEP_BUSY;
+}
+
+bool
+dbscale_remote_wait_idle(RemoteConnection *conn, int timeout_ms)
+{
+	IdleArgs	args = {conn, timeout_ms};
+
+	return quietly(wait_idle, &args);
+}
+
+bool
+dbscale_remote_has_failed(const RemoteStatement *stmt)
+{
+	return stmt->error != NULL;
+}
+
 void
 dbscale_remote_lower_level(RemoteConnection *conn, int nest_level)
 {

@@ -59,6 +59,7 @@ typedef struct QueueItem
 	int			prepared_id;	/* 0: none */
 	int			nest_level;		/* of the local transaction, when it was sent */
 	bool		started;		/* its results have been looked at */
+	bool		ended;			/* libpq has said so once */
 } QueueItem;
 
 typedef struct PreparedStatement

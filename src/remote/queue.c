@@ -175,14 +175,32 @@ take_error(RemoteConnection *conn, QueueItem *item)
 	return STEP_DONE;
 }
 
+/*
+ * All of the item's results are here.  After an error of the group's own commit, such as
+ * a deferred constraint's, its sync is still to come.
+ */
+static RemoteStep
+end_item(RemoteConnection *conn, QueueItem *item)
+{
+	if (item->kind == QUEUE_SYNC && !item->ended)
+	{
+		item->ended = true;
+		return STEP_DONE;
+	}
+	if (item->kind == QUEUE_SYNC)
+	{
+		remote_lose(conn, "The node did not end a group of statements.");
+		return STEP_BROKEN;
+	}
+	pop_item(conn, item);
+	return STEP_DONE;
+}
+
 static RemoteStep
 take_result(RemoteConnection *conn, QueueItem *item, RemoteStatement *reader)
 {
 	if (conn->result == NULL)
-	{
-		pop_item(conn, item);
-		return STEP_DONE;
-	}
+		return end_item(conn, item);
 	switch (PQresultStatus(conn->result))
 	{
 		case PGRES_TUPLES_OK:

@@ -147,6 +147,12 @@ extern void dbscale_remote_mark_broken(RemoteConnection *conn);
 extern bool dbscale_remote_is_idle(RemoteConnection *conn);
 /* Wait quietly for all of a statement's results; false on timeout. */
 extern bool dbscale_remote_wait_done(RemoteStatement *stmt, int timeout_ms);
+/* The same for all that is in flight on the connection. */
+extern bool dbscale_remote_wait_idle(RemoteConnection *conn, int timeout_ms);
+/* The node has answered with an error that is still to be raised. */
+extern bool dbscale_remote_has_failed(const RemoteStatement *stmt);
+/* As in a wait: the hook below, then CHECK_FOR_INTERRUPTS. */
+extern void dbscale_remote_check_interrupts(void);
 /* Ask the node to stop what it does, no more. */
 extern void dbscale_remote_request_cancel(RemoteConnection *conn);
 /* Statements sent at this nesting level belong to the one below from now on. */

@@ -18,8 +18,8 @@
 
 void		(*dbscale_remote_interrupt_hook) (void) = NULL;
 
-static void
-serve_interrupts(void)
+void
+dbscale_remote_check_interrupts(void)
 {
 	if (dbscale_remote_interrupt_hook)
 		dbscale_remote_interrupt_hook();
@@ -69,13 +69,13 @@ remote_wait_socket(int socket, int events, const RemoteWait *wait)
 		if (timeout > 0)
 			what |= WL_TIMEOUT;
 		if (wait->throws)
-			serve_interrupts();
+			dbscale_remote_check_interrupts();
 		rc = WaitLatchOrSocket(MyLatch, what, socket, timeout, PG_WAIT_EXTENSION);
 		if (rc & WL_LATCH_SET)
 		{
 			ResetLatch(MyLatch);
 			if (wait->throws)
-				serve_interrupts();
+				dbscale_remote_check_interrupts();
 		}
 		if (rc & events)
 			return true;
@@ -124,14 +124,14 @@ wait_for_connection(RemoteConnection *conn, int events, const RemoteWait *wait)
 		if (timeout == 0)
 			return false;
 		if (wait->throws)
-			serve_interrupts();
+			dbscale_remote_check_interrupts();
 		if (WaitEventSetWait(wait_set_of(conn, events), timeout, &event, 1, PG_WAIT_EXTENSION) == 0)
 			continue;
 		if (event.pos != SET_LATCH)
 			return true;
 		ResetLatch(MyLatch);
 		if (wait->throws)
-			serve_interrupts();
+			dbscale_remote_check_interrupts();
 	}
 }
 
@@ -221,7 +221,7 @@ remote_wait_any(List *conns)
 		add_connections(set, conns);
 		for (;;)
 		{
-			serve_interrupts();
+			dbscale_remote_check_interrupts();
 			if (WaitEventSetWait(set, -1, &event, 1, PG_WAIT_EXTENSION) == 1 &&
 				!(event.events & WL_LATCH_SET))
 				break;

@@ -39,6 +39,8 @@ extern void two_phase_prepare(List *writers);
 extern void two_phase_commit(List *writers);
 extern void two_phase_rollback(List *ended);
 extern bool prepared_is_gone(int sqlstate);
+/* After the local transaction: interrupts are served again. */
+extern void committed_alone_end(bool committed);
 extern void commit_alone(RemoteTransaction *writer);
 
 /* recovery.c has only what transaction.h and the SQL functions need */

@@ -24,6 +24,14 @@
  *	3. If the answer does not come (the connection is lost, or the user cancels and
  *	   the node stays silent) nobody knows: SQLSTATE 08007 says so.  A cancel that the
  *	   node does obey makes its COMMIT fail, which is an ordinary error.
+ * A statement that is the whole of its transaction (executor/alone.c) does without BEGIN
+ * and COMMIT: the node commits when it is done.
+ *	1. Nothing was done before, on any node or here, and nothing will be done after.
+ *	2. The node's answer to the whole of the statement, its commit included, is awaited
+ *	   before anything else happens.  An error means that nothing was done.
+ *	3. From then on no interrupt is served until the local transaction, which has done
+ *	   nothing, is over: a statement that is committed is not told to be cancelled.
+ *	4. If no answer comes, as above: 08007.
  * Nodes that were only read end by COMMIT at the same time; how that goes decides
  * nothing.  In all other cases see two_phase.c.
  *
@@ -91,7 +99,7 @@ dbscale_transaction_connection(Oid serverid, Oid userid, RemoteUse use)
 	dbscale_transaction_flush_pending();
 	conn = dbscale_remote_connect(serverid, userid);
 	remote = dbscale_remote_transaction_state(conn);
-	if (remote == NULL && use == REMOTE_READ_ALONE)
+	if (remote == NULL && (use == REMOTE_READ_ALONE || use == REMOTE_WRITE_ALONE))
 		return conn;
 	if (remote == NULL)
 		remote = begin(conn, use);
@@ -99,6 +107,12 @@ dbscale_transaction_connection(Oid serverid, Oid userid, RemoteUse use)
 	if (use == REMOTE_WRITE)
 		remote->wrote = true;
 	return conn;
+}
+
+bool
+dbscale_transaction_is_untouched(void)
+{
+	return transactions == NIL && !pending_exists() && !TransactionIdIsValid(GetTopTransactionIdIfAny());
 }
 
 /* ---- the end of the transaction ---- */
@@ -327,9 +341,11 @@ transaction_event(XactEvent event, void *arg)
 		case XACT_EVENT_COMMIT:
 		case XACT_EVENT_PREPARE:
 			commit();
+			committed_alone_end(true);
 			break;
 		case XACT_EVENT_ABORT:
 			abort_all();
+			committed_alone_end(false);
 			break;
 		default:
 			break;				/* parallel workers use no node */

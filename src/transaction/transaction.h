@@ -15,7 +15,9 @@ typedef enum RemoteUse
 	REMOTE_READ,				/* in a remote transaction, of the local isolation level */
 	REMOTE_READ_STABLE,			/* opens it as REPEATABLE READ: several reads of one statement
 								 * outside a transaction block */
-	REMOTE_WRITE				/* as READ; marks the node as written */
+	REMOTE_WRITE,				/* as READ; marks the node as written */
+	REMOTE_WRITE_ALONE			/* the whole of its transaction, here too: no BEGIN, and
+								 * dbscale_transaction_finish_alone ends it */
 } RemoteUse;
 
 /*
@@ -24,6 +26,14 @@ typedef enum RemoteUse
  * Flushes pending batches first (see below).
  */
 extern RemoteConnection *dbscale_transaction_connection(Oid serverid, Oid userid, RemoteUse use);
+
+/* Has the local transaction touched no node, and changed nothing here? */
+extern bool dbscale_transaction_is_untouched(void);
+/*
+ * Wait for the outcome of a statement that was sent as REMOTE_WRITE_ALONE: when this
+ * returns it is committed, and the local transaction has only to end.
+ */
+extern void dbscale_transaction_finish_alone(RemoteConnection *conn, RemoteStatement *stmt);
 
 /*
  * Pending batches: rows that a writer has buffered but not sent.  The callback is

@@ -49,13 +49,13 @@
 /* ---- one node alone ---- */
 
 static void
-raise_unknown_outcome(RemoteTransaction *writer)
+raise_unknown_outcome(RemoteConnection *conn)
 {
-	dbscale_remote_mark_broken(writer->conn);
+	dbscale_remote_mark_broken(conn);
 	ereport(ERROR,
 			(errcode(ERRCODE_TRANSACTION_RESOLUTION_UNKNOWN),
 			 errmsg("it is not known whether the transaction was committed on node \"%s\"",
-					dbscale_remote_node_name(writer->conn)),
+					dbscale_remote_node_name(conn)),
 			 errdetail("COMMIT was sent, and the connection ended before the answer came. No other node, and nothing on the coordinator, was changed by the transaction."),
 			 errhint("Look whether its changes are there before doing it again.")));
 }
@@ -65,22 +65,45 @@ raise_unknown_outcome(RemoteTransaction *writer)
  * the same.  So it is passed on to the node, and what that answers is the outcome.
  */
 static void
-wait_for_outcome(RemoteTransaction *writer, RemoteStatement *stmt)
+wait_for_outcome(RemoteConnection *conn)
 {
 	TimestampTz deadline = 0;
 
-	while (!dbscale_remote_wait_done(stmt, INTERRUPT_POLL_MS))
+	while (!dbscale_remote_wait_idle(conn, INTERRUPT_POLL_MS))
 	{
 		if (deadline == 0 && InterruptPending && (QueryCancelPending || ProcDiePending))
 		{
-			dbscale_remote_request_cancel(writer->conn);
+			dbscale_remote_request_cancel(conn);
 			deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), dbscale_commit_timeout);
 		}
 		if (deadline != 0 && GetCurrentTimestamp() >= deadline)
-			raise_unknown_outcome(writer);
+			raise_unknown_outcome(conn);
 	}
-	if (dbscale_remote_is_broken(writer->conn))
-		raise_unknown_outcome(writer);
+	if (dbscale_remote_is_broken(conn))
+		raise_unknown_outcome(conn);
+}
+
+/* A statement was committed by its node, and interrupts are held back: see transaction.c. */
+static bool committed_alone = false;
+
+void
+dbscale_transaction_finish_alone(RemoteConnection *conn, RemoteStatement *stmt)
+{
+	wait_for_outcome(conn);
+	/* it was told to stop: by whom is the better error */
+	if (dbscale_remote_has_failed(stmt))
+		dbscale_remote_check_interrupts();
+	HOLD_INTERRUPTS();
+	committed_alone = true;
+	dbscale_remote_sync(conn);
+}
+
+void
+committed_alone_end(bool committed)
+{
+	if (committed_alone && committed)
+		RESUME_INTERRUPTS();
+	committed_alone = false;	/* an error has let all of them go */
 }
 
 /* "COMMIT" of an aborted transaction is answered by "ROLLBACK". */
@@ -104,7 +127,7 @@ commit_alone(RemoteTransaction *writer)
 
 	writer->changing = true;
 	stmt = dbscale_remote_send(writer->conn, "COMMIT", NULL, REMOTE_CONTROL, NULL);
-	wait_for_outcome(writer, stmt);
+	wait_for_outcome(writer->conn);
 	writer->changing = false;
 	writer->depth = 0;			/* an error of COMMIT ends the transaction too */
 	require_tag(writer, stmt, "COMMIT");
