@@ -230,7 +230,12 @@ remote_statement_rows(RemoteStatement *stmt, PGresult *result)
 static void
 row_from_store(RemoteStatement *stmt, RemoteRow *row)
 {
-	if (!tuplestore_gettupleslot(stmt->store, true, true, stmt->slot))
+	/* the slot frees its copy of the row when it gets the next: it must not go before */
+	MemoryContext caller = MemoryContextSwitchTo(stmt->context);
+	bool		found = tuplestore_gettupleslot(stmt->store, true, true, stmt->slot);
+
+	MemoryContextSwitchTo(caller);
+	if (!found)
 		elog(ERROR, "row %llu of a remote result is missing",
 			 (unsigned long long) stmt->consumed);
 	stmt->consumed++;
