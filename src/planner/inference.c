@@ -16,7 +16,7 @@
  *   edges go both ways between the slots of that level.
  * - In ON of a LEFT or RIGHT join only the nullable side may be restricted: its rows
  *   that fail the condition are not matched, while the other side's stay.
- * - In ON of a FULL join neither side may be.
+ * - In ON of a FULL join neither side may be.  (But see add_full_edges.)
  * - A subquery's condition on an outer key restricts the subquery, never the outer
  *   query (it may be under NOT EXISTS, or in a select list).
  *
@@ -40,6 +40,7 @@
 #include "access/stratnum.h"
 #include "catalog/pg_am.h"
 #include "catalog/pg_opfamily.h"
+#include "nodes/makefuncs.h"
 #include "nodes/nodeFuncs.h"
 #include "optimizer/optimizer.h"
 #include "utils/builtins.h"
@@ -68,6 +69,8 @@ typedef struct Inference
 {
 	List	   *slots;			/* of Slot * */
 	List	   *edges;			/* of Edge * */
+	List	   *full_edges;		/* of Edge *: see add_full_edges */
+	Bitmapset  *full_joins;		/* range table indexes of their joins */
 	const TableGroup *group;
 	Oid			opfamily;		/* for hash and directory groups */
 	List	   *levels;			/* enclosing queries, innermost first */
@@ -146,14 +149,20 @@ add_slot(Inference *inf, Query *query, Index rti, AttrNumber attno, bool is_tabl
 	return list_length(inf->slots) - 1;
 }
 
-static void
-connect(Inference *inf, int from, int to)
+static Edge *
+make_edge(int from, int to)
 {
 	Edge	   *edge = palloc(sizeof(Edge));
 
 	edge->from = from;
 	edge->to = to;
-	inf->edges = lappend(inf->edges, edge);
+	return edge;
+}
+
+static void
+connect(Inference *inf, int from, int to)
+{
+	inf->edges = lappend(inf->edges, make_edge(from, to));
 }
 
 /* ---- the join tree ---- */
@@ -175,9 +184,9 @@ entries_below(Node *node)
 	return result;
 }
 
-/* The entries that an outer join may fill with NULLs. */
+/* The entries that an outer join may fill with NULLs; all but some joins. */
 static Bitmapset *
-nullable_entries(Node *node)
+nullable_but_for(Node *node, Bitmapset *joins)
 {
 	Bitmapset  *result = NULL;
 	JoinExpr   *join;
@@ -188,16 +197,24 @@ nullable_entries(Node *node)
 	if (IsA(node, FromExpr))
 	{
 		foreach(lc, ((FromExpr *) node)->fromlist)
-			result = bms_union(result, nullable_entries(lfirst(lc)));
+			result = bms_union(result, nullable_but_for(lfirst(lc), joins));
 		return result;
 	}
 	join = (JoinExpr *) node;
-	result = bms_union(nullable_entries(join->larg), nullable_entries(join->rarg));
+	result = bms_union(nullable_but_for(join->larg, joins), nullable_but_for(join->rarg, joins));
+	if (bms_is_member(join->rtindex, joins))
+		return result;
 	if (join->jointype == JOIN_LEFT || join->jointype == JOIN_FULL)
 		result = bms_union(result, entries_below(join->rarg));
 	if (join->jointype == JOIN_RIGHT || join->jointype == JOIN_FULL)
 		result = bms_union(result, entries_below(join->larg));
 	return result;
+}
+
+static Bitmapset *
+nullable_entries(Node *node)
+{
+	return nullable_but_for(node, NULL);
 }
 
 /* ---- columns of subqueries ---- */
@@ -530,6 +547,67 @@ infer_condition(Inference *inf, Node *node, const Scope *scope)
 		pin_slot(inf, right, linitial(op->args), scope);
 }
 
+/* The one distributed table of a side of a FULL join of tables; -1 if it may be filled with NULLs there. */
+static int
+only_table_of_side(Inference *inf, Query *query, Node *side)
+{
+	Bitmapset  *entries = entries_below(side);
+	Bitmapset  *nullable = nullable_entries(side);
+	int			found = -1;
+	int			rti = -1;
+	ListCell   *lc;
+
+	while ((rti = bms_next_member(entries, rti)) >= 0)
+		if (((RangeTblEntry *) list_nth(query->rtable, rti - 1))->rtekind != RTE_RELATION)
+			return -1;
+	foreach(lc, inf->slots)
+	{
+		Slot	   *slot = lfirst(lc);
+
+		if (!slot->is_table || slot->query != query || !bms_is_member(slot->rti, entries))
+			continue;
+		if (found >= 0 || bms_is_member(slot->rti, nullable))
+			return -1;
+		found = foreach_current_index(lc);
+	}
+	return found;
+}
+
+/*
+ * A FULL join of two tables on their keys, at the top level of a query.  A pin does not
+ * pass through it, since the rows of one side that meet none of the other stay whatever
+ * their key is.  But rows that meet are of one shard, and each of the others is in its
+ * own, so that shards can do the join by themselves: full edges count only for that.
+ */
+static void
+add_full_edges(Inference *inf, JoinExpr *join)
+{
+	Query	   *query = linitial(inf->levels);
+	int			left = only_table_of_side(inf, query, join->larg);
+	int			right = only_table_of_side(inf, query, join->rarg);
+	ListCell   *lc;
+
+	if (list_length(inf->levels) > 1 || query->commandType != CMD_SELECT || left < 0 || right < 0)
+		return;
+	foreach(lc, make_ands_implicit((Expr *) join->quals))
+	{
+		OpExpr	   *op = lfirst(lc);
+		int			one;
+		int			other;
+
+		if (!IsA(op, OpExpr) || !is_key_equality(inf, op))
+			continue;
+		one = find_slot(inf, linitial(op->args));
+		other = find_slot(inf, lsecond(op->args));
+		if (Min(one, other) != Min(left, right) || Max(one, other) != Max(left, right))
+			continue;
+		inf->full_edges = lappend(inf->full_edges, make_edge(left, right));
+		inf->full_edges = lappend(inf->full_edges, make_edge(right, left));
+		inf->full_joins = bms_add_member(inf->full_joins, join->rtindex);
+		return;
+	}
+}
+
 static void
 infer_join_tree(Inference *inf, Node *node)
 {
@@ -561,6 +639,7 @@ infer_join_tree(Inference *inf, Node *node)
 			scope.restrictable = entries_below(((JoinExpr *) node)->larg);
 			break;
 		default:
+			add_full_edges(inf, (JoinExpr *) node);
 			return;
 	}
 	infer_condition(inf, ((JoinExpr *) node)->quals, &scope);
@@ -826,18 +905,19 @@ are_members(List *slots, Bitmapset *set)
 	return slots != NIL;
 }
 
-/* Would a pin of this slot reach every table's? */
+/* Are the rows that all tables have for a row of this slot in its shard? */
 static bool
 reaches_all(Inference *inf, int position)
 {
 	Bitmapset  *reached = bms_make_singleton(position);
+	List	   *edges = list_concat_copy(inf->edges, inf->full_edges);
 	bool		changed = true;
 	ListCell   *lc;
 
 	while (changed)
 	{
 		changed = false;
-		foreach(lc, inf->edges)
+		foreach(lc, edges)
 		{
 			Edge	   *edge = lfirst(lc);
 
@@ -861,96 +941,125 @@ reaches_all(Inference *inf, int position)
 	return true;
 }
 
+/* Is it the key of one of these entries? */
+static bool
+is_key_of(Inference *inf, Node *node, Bitmapset *entries, Query *query)
+{
+	int			position = find_slot(inf, node);
+	Slot	   *slot = position < 0 ? NULL : list_nth(inf->slots, position);
+
+	return slot != NULL && slot->is_table && slot->query == query && bms_is_member(slot->rti, entries);
+}
+
 /* The key is one of the elements: key = ANY (array). */
 static Expr *
 array_of_keys(Inference *inf, Node *node, Bitmapset *keys_of, Query *query)
 {
 	ScalarArrayOpExpr *any = (ScalarArrayOpExpr *) node;
 	OpExpr		op = {.xpr.type = T_OpExpr};
-	int			slot;
 
 	if (!IsA(node, ScalarArrayOpExpr) || !any->useOr)
 		return NULL;
 	op.opno = any->opno;
 	op.inputcollid = any->inputcollid;
 	op.args = any->args;
-	slot = find_slot(inf, linitial(any->args));
-	if (slot < 0 || !((Slot *) list_nth(inf->slots, slot))->is_table || !is_key_equality(inf, &op) || !dbscale_is_row_free(lsecond(any->args)))
-		return NULL;
-	if (((Slot *) list_nth(inf->slots, slot))->query != query ||
-		!bms_is_member(((Slot *) list_nth(inf->slots, slot))->rti, keys_of))
+	if (!is_key_of(inf, linitial(any->args), keys_of, query) || !is_key_equality(inf, &op) ||
+		!dbscale_is_row_free(lsecond(any->args)))
 		return NULL;
 	return lsecond(any->args);
 }
 
-/* One condition at the top of WHERE that names the keys is enough. */
-static void
-find_values(Inference *inf, Query *query, Slot *root, Colocation *result)
+/* The key is this: key = value. */
+static Expr *
+value_of_key(Inference *inf, Node *node, Bitmapset *keys_of, Query *query)
 {
-	List	   *quals = (List *) query->jointree->quals;
+	OpExpr	   *op = (OpExpr *) node;
+
+	if (!IsA(node, OpExpr) || !is_key_equality(inf, op))
+		return NULL;
+	if (is_key_of(inf, linitial(op->args), keys_of, query) && dbscale_is_row_free(lsecond(op->args)))
+		return lsecond(op->args);
+	if (is_key_of(inf, lsecond(op->args), keys_of, query) && dbscale_is_row_free(linitial(op->args)))
+		return linitial(op->args);
+	return NULL;
+}
+
+/* One condition at the top of WHERE that names the keys is enough. */
+static List *
+values_of_keys(Inference *inf, Query *query, Bitmapset *keys_of)
+{
+	Expr	   *values = NULL;
 	ListCell   *lc;
 
-	propagate(inf);
-	if (root->pin != NULL)
-	{
-		result->values = list_make1(root->pin);
-		return;
-	}
-	if (query->jointree->quals && is_andclause(query->jointree->quals))
-		quals = ((BoolExpr *) query->jointree->quals)->args;
-	else if (quals != NIL && !IsA(quals, List))
-		quals = list_make1(quals);
 	inf->levels = lcons(query, inf->levels);
-	foreach(lc, quals)
+	foreach(lc, make_ands_implicit((Expr *) query->jointree->quals))
 	{
-		Expr	   *array = array_of_keys(inf, lfirst(lc), result->keys_of, query);
-
-		if (array == NULL)
-			continue;
-		result->values = list_make1(array);
-		break;
+		values = value_of_key(inf, lfirst(lc), keys_of, query);
+		if (values == NULL)
+			values = array_of_keys(inf, lfirst(lc), keys_of, query);
+		if (values != NULL)
+			break;
 	}
 	inf->levels = list_delete_first(inf->levels);
+	return values == NULL ? NIL : list_make1(values);
 }
 
 /*
  * A *root* is a slot whose pin would reach all the others, and whose table no outer
  * join of the level fills with NULLs.  Then each row of the query's FROM has one row of
  * the root's table, and all that it may meet is in that row's shard.
+ *
+ * If there is none, two tables of a FULL join on their keys may be one together: then each
+ * row has a row of one or both, and which of them is not known.  Such keys are of no use
+ * for groups, and only a condition in WHERE, which is not true of NULLs, tells the shards.
  */
+static Bitmapset *
+find_roots(Inference *inf, Query *query, Bitmapset *full_joins, Slot **root)
+{
+	Bitmapset  *nullable = nullable_but_for((Node *) query->jointree, full_joins);
+	Bitmapset  *members = entries_below((Node *) query->jointree);
+	Bitmapset  *roots = NULL;
+	ListCell   *lc;
+
+	foreach(lc, inf->slots)
+	{
+		Slot	   *slot = lfirst(lc);
+
+		if (!slot->is_table || slot->query != query || !bms_is_member(slot->rti, members) ||
+			bms_is_member(slot->rti, nullable) || !reaches_all(inf, foreach_current_index(lc)))
+			continue;
+		/* all roots reach each other, so their keys are the same on every row that has them */
+		roots = bms_add_member(roots, slot->rti);
+		if (*root == NULL)
+			*root = slot;
+	}
+	return roots;
+}
+
 bool
 dbscale_infer_colocation(Query *query, Colocation *result)
 {
 	Inference	inf = {0};
-	Bitmapset  *nullable = nullable_entries((Node *) query->jointree);
-	Bitmapset  *members = entries_below((Node *) query->jointree);
+	Bitmapset  *roots;
 	Slot	   *root = NULL;
-	int			position = 0;
-	ListCell   *lc;
 
 	memset(result, 0, sizeof(Colocation));
 	infer(&inf, query);
 	if (inf.impossible || inf.slots == NIL)
 		return false;
-	foreach(lc, inf.slots)
-	{
-		Slot	   *slot = lfirst(lc);
-
-		if (slot->is_table && slot->query == query && bms_is_member(slot->rti, members) &&
-			!bms_is_member(slot->rti, nullable) && reaches_all(&inf, position))
-		{
-			/* all roots reach each other, so their keys are the same on every row */
-			result->keys_of = bms_add_member(result->keys_of, slot->rti);
-			if (root == NULL)
-				root = slot;
-		}
-		position++;
-	}
+	roots = result->keys_of = find_roots(&inf, query, NULL, &root);
+	/* ranges and lists are better pruned by core, to which keys are of use here too */
+	if (root == NULL && OidIsValid(inf.opfamily))
+		roots = find_roots(&inf, query, inf.full_joins, &root);
 	if (root == NULL)
 		return false;
 	result->group = inf.group;
 	result->table = ((RangeTblEntry *) list_nth(query->rtable, root->rti - 1))->relid;
-	find_values(&inf, query, root, result);
+	propagate(&inf);
+	if (result->keys_of != NULL && root->pin != NULL)
+		result->values = list_make1(root->pin);
+	else
+		result->values = values_of_keys(&inf, query, roots);
 	return true;
 }
 

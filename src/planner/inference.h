@@ -21,7 +21,8 @@ typedef struct Colocation
 {
 	const TableGroup *group;
 	Oid			table;			/* one of its tables, whose rows decide where a row is found */
-	Bitmapset  *keys_of;		/* entries whose shard key is the same, and the shard's, on every row */
+	Bitmapset  *keys_of;		/* entries whose shard key is the same, and the shard's, on every row; none
+								 * where a FULL join is in their place */
 	List	   *values;			/* of row-free expressions that the key is one of, an array standing
 								 * for its elements; NIL: any */
 } Colocation;
