@@ -263,6 +263,8 @@ node_sql(const FanoutTask *task, const FanoutNode *node)
 	ListCell   *lc;
 
 	initStringInfo(&sql);
+	if (task->with)
+		appendStringInfoString(&sql, task->with);
 	if (task->prefix)
 		appendStringInfoString(&sql, task->prefix);
 	foreach(lc, node->shards)

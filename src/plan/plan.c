@@ -82,6 +82,7 @@ enum FanoutPrivate
 	FANOUT_KEYS,				/* integer list */
 	FANOUT_SQL_PIECES,			/* list of String */
 	FANOUT_SQL_TABLES,			/* integer list */
+	FANOUT_WITH,				/* list of one String, or NIL */
 	FANOUT_AROUND,				/* list of String: prefix and suffix, or NIL */
 	FANOUT_ORIGIN_TABLES,		/* OID list */
 	FANOUT_ORIGIN_COLUMNS,		/* integer list */
@@ -110,6 +111,7 @@ dbscale_plan_pack_fanout(const FanoutTask *task)
 	private = lappend(private, task->keys);
 	private = lappend(private, task->sql.pieces);
 	private = lappend(private, task->sql.tables);
+	private = lappend(private, task->with ? list_make1(makeString(task->with)) : NIL);
 	private = lappend(private, task->prefix ?
 					  list_make2(makeString(task->prefix), makeString(task->suffix)) : NIL);
 	private = lappend(private, task->origin_tables);
@@ -142,6 +144,8 @@ dbscale_plan_unpack_fanout(List *private)
 	task->keys = list_nth(private, FANOUT_KEYS);
 	task->sql.pieces = list_nth(private, FANOUT_SQL_PIECES);
 	task->sql.tables = list_nth(private, FANOUT_SQL_TABLES);
+	if (list_nth(private, FANOUT_WITH) != NIL)
+		task->with = strVal(linitial(list_nth(private, FANOUT_WITH)));
 	if (around != NIL)
 	{
 		task->prefix = strVal(linitial(around));

@@ -62,6 +62,7 @@ typedef struct FanoutTask
 	List	   *keys;			/* positions of the expressions that the key is one of; an
 								 * array stands for its elements; NIL: all shards */
 	ShardSql	sql;			/* one shard's branch */
+	char	   *with;			/* "WITH … ", what the branches share; or NULL */
 	char	   *prefix;			/* of a node's statement; NULL: the branches' rows as they are */
 	char	   *suffix;
 	List	   *origin_tables;	/* OIDs: of which table each column of the result is */

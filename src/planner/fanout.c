@@ -265,6 +265,16 @@ dbscale_fanout_finish_shard_query(FanoutLevel *level, FanoutTask *task, List **e
 	}
 	shipped = dbscale_fanout_marks_to_params(shipped, level->subqueries,
 											 list_length(level->shipment.params) + 1);
+	if (level->small != NULL)
+	{
+		int			first = list_length(level->shipment.params) + 1;
+		Query	   *branch = dbscale_fanout_gather(shipped, first, &task->prefix, &task->suffix);
+
+		if (branch != NULL)
+			shipped = branch;
+		else
+			task->with = dbscale_fanout_share_small(shipped, first);
+	}
 	task->sql = dbscale_plan_deparse(shipped, level->shipment.relations);
 	if (task->sql.pieces == NIL)
 	{
@@ -301,7 +311,8 @@ replace_level(FanoutLevel *level, FanoutTask *task, List *exprs)
 	dbscale_fanout_origins(level, task);
 	task->strategy = pstrdup(level->strategy);
 	task->reason = level->reason ? pstrdup(level->reason) : NULL;
-	dbscale_fanout_node_text(level, task);
+	if (task->prefix == NULL)
+		dbscale_fanout_node_text(level, task);
 
 	rtable = list_make1(placeholder(level, task, exprs));
 	foreach(lc, level->shipment.rtable)

@@ -82,6 +82,16 @@ extern void dbscale_fanout_estimate_init(void);
  * in the level's WITH; NULL if none is small.
  */
 extern Query *dbscale_fanout_broadcast(Query *query, List **subqueries, CommonTableExpr **small);
+/*
+ * What all of a node's branches read is read once: the arrays of a small side become a
+ * WITH of the node's statement, whose text is returned.  Changes the query.
+ */
+extern char *dbscale_fanout_share_small(Query *shipped, int first_param);
+/*
+ * A shard's part of a statement that is joined with the arrays on the node, and the text
+ * around the parts that does it; NULL if it can't be done.
+ */
+extern Query *dbscale_fanout_gather(const Query *shipped, int first_param, char **prefix, char **suffix);
 /* Put the tables that can't be joined on the shards into subqueries of their own. */
 extern bool dbscale_fanout_separate(Query *query);
 /* Does it need anything of the queries around it: a column, an aggregate, a CTE? */
