@@ -30,6 +30,7 @@ extern char *dbscale_debug_point_setting;
 /* Settings, in the order of their names; see settings.c for what each does. */
 extern int	dbscale_commit_timeout;		/* ms */
 extern int	dbscale_connect_timeout;	/* s */
+extern bool dbscale_consistent_reads;
 extern int	dbscale_copy_buffer_size;	/* kB */
 extern int	dbscale_deadlock_interval;	/* ms */
 extern int	dbscale_idle_connection_timeout;	/* s */

@@ -14,6 +14,7 @@ int			dbscale_node_parallel_workers = -1;
 int			dbscale_premake_interval = 60000;
 int			dbscale_premake_ranges = 2;
 int			dbscale_recovery_interval = 5000;
+bool		dbscale_consistent_reads = false;
 bool		dbscale_use_prepared_statements = true;
 
 #ifdef DBSCALE_DEBUG_POINTS
@@ -75,6 +76,10 @@ dbscale_settings_init(void)
 								NULL, NULL, NULL);
 	}
 
+	DefineCustomBoolVariable("dbscale.consistent_reads",
+							 "Read several nodes at one moment, so that a transaction over nodes is seen on all or on none.",
+							 NULL, &dbscale_consistent_reads, false,
+							 PGC_USERSET, 0, NULL, NULL, NULL);
 	DefineCustomBoolVariable("dbscale.use_prepared_statements",
 							 "Use prepared statements on nodes for statements that repeat.",
 							 NULL, &dbscale_use_prepared_statements, true,

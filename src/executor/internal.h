@@ -140,6 +140,7 @@ typedef struct PlanRun
 	bool		sent;			/* the scans that could be sent ahead have been */
 	bool		use_known;
 	bool		alone;			/* outside a transaction block: reads may go without BEGIN */
+	bool		together;		/* snapshots of one moment have been opened for it */
 } PlanRun;
 
 /* One ForeignScan node: a scan, or a direct modification. */

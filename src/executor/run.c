@@ -304,19 +304,64 @@ count_statements(PlanRun *run, Oid serverid, Oid userid)
 	return statements;
 }
 
+/* The connections that the run may read through; of RemoteTarget *. */
+static List *
+targets_of(PlanRun *run)
+{
+	List	   *targets = NIL;
+	ListCell   *lc,
+			   *lc2;
+
+	foreach(lc, run->scans)
+	{
+		ForeignScanRun *scan = lfirst(lc);
+
+		targets = dbscale_transaction_add_target(targets, scan->serverid, scan->userid);
+	}
+	foreach(lc, run->readers)
+	{
+		RunReader  *custom = lfirst(lc);
+
+		foreach(lc2, custom->relations)
+		{
+			const DistributedTable *table = dbscale_catalog_table(lfirst_oid(lc2));
+
+			if (table != NULL && table->group != NULL)
+				targets = dbscale_transaction_add_group(targets, table->group, custom->userid);
+		}
+	}
+	return targets;
+}
+
+/*
+ * With dbscale.consistent_reads, a run that reads several nodes begins with opening
+ * all their snapshots.
+ */
+static bool
+open_together(PlanRun *run)
+{
+	List	   *targets;
+
+	if (!dbscale_consistent_reads)
+		return false;
+	targets = targets_of(run);
+	return list_length(targets) > 1 && dbscale_transaction_open_together(targets);
+}
+
 RemoteUse
 dbscale_run_use(PlanRun *run, Oid serverid, Oid userid)
 {
 	if (!run->use_known)
 	{
-		run->alone = is_alone(run);
 		run->use_known = true;
+		run->alone = is_alone(run);
+		run->together = run->alone && open_together(run);
 	}
 	if (!run->alone)
 		return REMOTE_READ;
 	if (run->estate->es_plannedstmt->subplans != NIL ||
 		repeats_walker(ActivePortal->queryDesc->planstate, NULL) ||
-		count_statements(run, serverid, userid) > 1)
+		run->together || count_statements(run, serverid, userid) > 1)
 		return REMOTE_READ_STABLE;
 	return REMOTE_READ_ALONE;
 }
@@ -354,6 +399,7 @@ dbscale_run_connection(EState *estate, Oid serverid, Oid userid, RemoteUse use)
 	{
 		reader = estate->es_snapshot ? estate->es_snapshot->curcid : InvalidCommandId;
 		conn = dbscale_transaction_connection(serverid, userid, use);
+		dbscale_transaction_require_snapshot(conn, use);
 	}
 	PG_FINALLY();
 	{

@@ -20,10 +20,24 @@ typedef struct RemoteTransaction
 	RemoteConnection *conn;
 	int			depth;			/* 1: BEGIN was sent; n: savepoints up to level n; 0: ended */
 	bool		wrote;
+	bool		together;		/* its snapshot is of one moment with those of other nodes */
 	bool		changing;		/* its end was begun and not seen: what it is in is unknown */
 	PrepareState prepare;
 	char	   *gid;
 } RemoteTransaction;
+
+/* transaction.c */
+extern RemoteTransaction *transaction_begin(RemoteConnection *conn, RemoteUse use);
+/* It has been ended on the node: the connection is free. */
+extern void transaction_forget(RemoteTransaction *remote);
+extern List *transaction_list(void);
+
+/* snapshots.c */
+extern void gate_enter_commit(void);
+extern void gate_leave_commit(void);
+extern bool snapshots_are_kept(RemoteUse use);
+extern void snapshots_open_everywhere(Oid userid);
+extern void snapshots_join(RemoteTransaction *remote);
 
 /* pending.c */
 extern void pending_flush_at(int nest_level);
@@ -43,6 +57,8 @@ extern bool prepared_is_gone(int sqlstate);
 extern void committed_alone_end(bool committed);
 extern void commit_alone(RemoteTransaction *writer);
 
-/* recovery.c has only what transaction.h and the SQL functions need */
+/* recovery.c; the log is asked as it is now */
+extern bool gid_is_in_progress(const char *gid);
+extern bool log_has_any(const char *node, List *gids);
 
 #endif							/* DBSCALE_TRANSACTION_INTERNAL_H */

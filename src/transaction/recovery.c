@@ -25,6 +25,8 @@
  *	   in 1, and may still have to be resolved.
  *	d. An xid given again after a crash (its first owner having written no WAL) can
  *	   only delay us in 2: the log is asked for the whole gid, random part included.
+ *	   (That COMMIT PREPARED and the deletions pass through a gate is for readers; see
+ *	   snapshots.c.)
  *	e. The backend that committed may be at COMMIT PREPARED itself: whoever comes
  *	   second finds the gid gone or busy, and both wanted the same.
  */
@@ -108,11 +110,10 @@ read_prepared(RemoteConnection *conn)
 	return result;
 }
 
-/* Of LogRow *, as of now. */
+/* Of LogRow *. */
 static List *
-read_log(Relation rel, const char *node)
+read_log(Relation rel, const char *node, Snapshot snapshot)
 {
-	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	TableScanDesc scan = table_beginscan(rel, snapshot, 0, NULL);
 	TupleTableSlot *slot = table_slot_create(rel, NULL);
 	List	   *rows = NIL;
@@ -133,6 +134,15 @@ read_log(Relation rel, const char *node)
 	}
 	ExecDropSingleTupleTableSlot(slot);
 	table_endscan(scan);
+	return rows;
+}
+
+static List *
+read_log_now(Relation rel, const char *node)
+{
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	List	   *rows = read_log(rel, node, snapshot);
+
 	UnregisterSnapshot(snapshot);
 	return rows;
 }
@@ -145,6 +155,23 @@ log_has(List *log, const char *gid)
 	foreach(lc, log)
 	{
 		if (strcmp(((LogRow *) lfirst(lc))->gid, gid) == 0)
+			return true;
+	}
+	return false;
+}
+
+/* In a reader, perhaps in parallel mode, where no other snapshot can be had. */
+bool
+log_has_any(const char *node, List *gids)
+{
+	Relation	rel = table_open(dbscale_relation_oid("transaction_log"), AccessShareLock);
+	List	   *log = read_log(rel, node, SnapshotSelf);
+	ListCell   *lc;
+
+	table_close(rel, AccessShareLock);
+	foreach(lc, gids)
+	{
+		if (log_has(log, lfirst(lc)))
 			return true;
 	}
 	return false;
@@ -169,8 +196,8 @@ prepared_has(List *prepared, const char *gid)
  * a crash took back; its transaction has ended (while that ran, the counter was
  * beyond it).  Very old ones are answered here, for 32 bits can't tell their age.
  */
-static bool
-is_in_progress(const char *gid)
+bool
+gid_is_in_progress(const char *gid)
 {
 	const char *rest = gid + strlen(gid_prefix());
 	char	   *end;
@@ -258,8 +285,11 @@ resolve_one(RemoteConnection *conn, const PreparedRemote *p, bool commit)
 								   quote_literal_cstr(p->gid));
 	Oid			serverid = dbscale_remote_server(conn);
 	int			sqlstate;
-	bool		succeeded = try_resolve(conn, command, &sqlstate);
+	bool		succeeded;
 
+	if (commit)
+		gate_enter_commit();
+	succeeded = try_resolve(conn, command, &sqlstate);
 	if (!succeeded && sqlstate == ERRCODE_INSUFFICIENT_PRIVILEGE)
 	{
 		Oid			role = local_role_of(p->owner, serverid);
@@ -267,6 +297,8 @@ resolve_one(RemoteConnection *conn, const PreparedRemote *p, bool commit)
 		if (OidIsValid(role))
 			succeeded = try_resolve(dbscale_remote_connect(serverid, role), command, &sqlstate);
 	}
+	if (commit)
+		gate_leave_commit();
 	if (!succeeded && !prepared_is_gone(sqlstate))
 		ereport(WARNING,
 				(errcode(sqlstate),
@@ -290,6 +322,8 @@ clean_log(Relation rel, List *log, List *prepared)
 			break;
 		if (prepared_has(prepared, row->gid))
 			continue;
+		if (deleted == 0)
+			gate_enter_commit();	/* and stay; see snapshots.c */
 		simple_heap_delete(rel, &row->tid);
 		deleted++;
 	}
@@ -321,10 +355,10 @@ resolve_all(RemoteConnection *conn, Relation rel, List *prepared, List **log)
 	{
 		PreparedRemote *p = lfirst(lc);
 
-		if (!is_in_progress(p->gid))
+		if (!gid_is_in_progress(p->gid))
 			ended = lappend(ended, p);
 	}
-	*log = read_log(rel, dbscale_remote_node_name(conn));
+	*log = read_log_now(rel, dbscale_remote_node_name(conn));
 	foreach(lc, ended)
 	{
 		PreparedRemote *p = lfirst(lc);
@@ -435,9 +469,9 @@ list_action(const ShardNode *node, void *arg)
 	ListCell   *lc;
 
 	foreach(lc, prepared)
-		running = lappend_int(running, is_in_progress(((PreparedRemote *) lfirst(lc))->gid));
+		running = lappend_int(running, gid_is_in_progress(((PreparedRemote *) lfirst(lc))->gid));
 	rel = table_open(dbscale_relation_oid("transaction_log"), AccessShareLock);
-	log = read_log(rel, NameStr(node->name));
+	log = read_log_now(rel, NameStr(node->name));
 	table_close(rel, AccessShareLock);
 
 	foreach(lc, prepared)

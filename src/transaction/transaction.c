@@ -61,8 +61,8 @@ isolation_for(RemoteUse use)
 	return "READ COMMITTED";
 }
 
-static RemoteTransaction *
-begin(RemoteConnection *conn, RemoteUse use)
+RemoteTransaction *
+transaction_begin(RemoteConnection *conn, RemoteUse use)
 {
 	MemoryContext old = MemoryContextSwitchTo(TopTransactionContext);
 	RemoteTransaction *remote = palloc0(sizeof(RemoteTransaction));
@@ -77,6 +77,20 @@ begin(RemoteConnection *conn, RemoteUse use)
 	remote->depth = 1;
 	dbscale_remote_set_transaction_state(conn, remote);
 	return remote;
+}
+
+List *
+transaction_list(void)
+{
+	return transactions;
+}
+
+void
+transaction_forget(RemoteTransaction *remote)
+{
+	transactions = list_delete_ptr(transactions, remote);
+	dbscale_remote_forget_errors(remote->conn);
+	dbscale_remote_set_transaction_state(remote->conn, NULL);
 }
 
 static void
@@ -97,12 +111,18 @@ dbscale_transaction_connection(Oid serverid, Oid userid, RemoteUse use)
 	RemoteTransaction *remote;
 
 	dbscale_transaction_flush_pending();
+	if (transactions == NIL && snapshots_are_kept(use))
+		snapshots_open_everywhere(userid);
 	conn = dbscale_remote_connect(serverid, userid);
 	remote = dbscale_remote_transaction_state(conn);
 	if (remote == NULL && (use == REMOTE_READ_ALONE || use == REMOTE_WRITE_ALONE))
 		return conn;
 	if (remote == NULL)
-		remote = begin(conn, use);
+	{
+		remote = transaction_begin(conn, use);
+		if (snapshots_are_kept(use))
+			snapshots_join(remote);
+	}
 	add_savepoints(remote);
 	if (use == REMOTE_WRITE)
 		remote->wrote = true;

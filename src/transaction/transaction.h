@@ -6,6 +6,7 @@
 #ifndef DBSCALE_TRANSACTION_H
 #define DBSCALE_TRANSACTION_H
 
+#include "catalog/metadata.h"
 #include "remote/remote.h"
 
 typedef enum RemoteUse
@@ -34,6 +35,24 @@ extern bool dbscale_transaction_is_untouched(void);
  * returns it is committed, and the local transaction has only to end.
  */
 extern void dbscale_transaction_finish_alone(RemoteConnection *conn, RemoteStatement *stmt);
+
+/*
+ * dbscale.consistent_reads: remote transactions whose snapshots are of one moment.
+ * open_together opens them as REPEATABLE READ on all targets (of RemoteTarget *), unless
+ * one is open already on any node (false).  require_snapshot, after
+ * dbscale_transaction_connection: an error where the setting asks for such a snapshot
+ * and the connection has none.
+ */
+typedef struct RemoteTarget
+{
+	Oid			serverid;
+	Oid			userid;
+} RemoteTarget;
+
+extern List *dbscale_transaction_add_target(List *targets, Oid serverid, Oid userid);
+extern List *dbscale_transaction_add_group(List *targets, const TableGroup *group, Oid userid);
+extern bool dbscale_transaction_open_together(List *targets);
+extern void dbscale_transaction_require_snapshot(RemoteConnection *conn, RemoteUse use);
 
 /*
  * Pending batches: rows that a writer has buffered but not sent.  The callback is

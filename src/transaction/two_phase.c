@@ -14,6 +14,8 @@
  *	   anything.  They bind nobody before the decision.
  *	3. PREPARE TRANSACTION on all nodes at the same time.  An error of one, or a
  *	   transaction that turns out to be aborted, aborts all.
+ *	   Then the gate of snapshots.c is entered, where readers are kept from seeing
+ *	   what follows in part; it is left with the transaction's locks, after 5.
  *	4. The decision: the local commit, and its WAL is flushed before we go on whatever
  *	   synchronous_commit says; else a crash could take back what step 5 had told a
  *	   node.
@@ -251,6 +253,8 @@ two_phase_prepare(List *writers)
 	}
 	else
 		prepare_all(writers);
+	if (list_length(writers) > 1)
+		gate_enter_commit();
 	DEBUG_POINT("after_prepare");
 }
 
