@@ -291,8 +291,8 @@ send_to_node(FanoutScanState *state, FanoutNode *node, const RemoteParams *param
 	conn = dbscale_run_connection(estate, node->serverid, state->in_run.userid,
 								  dbscale_run_use(state->run, node->serverid, state->in_run.userid));
 	INSTR_TIME_SET_CURRENT(node->sent_at);
-	node->statement = dbscale_remote_send(conn, node_sql(state->task, node), params, flags,
-										  get_rel_name(state->task->key_table));
+	node->statement = dbscale_run_send_read(state->run, conn, node_sql(state->task, node), params, flags,
+											get_rel_name(state->task->key_table));
 	dbscale_remote_belongs_to(node->statement, dbscale_run_nest_level(estate));
 }
 

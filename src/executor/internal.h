@@ -141,6 +141,8 @@ typedef struct PlanRun
 	bool		use_known;
 	bool		alone;			/* outside a transaction block: reads may go without BEGIN */
 	bool		together;		/* snapshots of one moment have been opened for it */
+	bool		declares;		/* its reads are cursors, declared at one moment */
+	TogetherReads *declaring;	/* while they are sent */
 } PlanRun;
 
 /* One ForeignScan node: a scan, or a direct modification. */
@@ -186,6 +188,9 @@ extern void dbscale_run_send_reader(PlanRun *run, RunReader *reader);
 extern RemoteUse dbscale_run_use(PlanRun *run, Oid serverid, Oid userid);
 /* Send this scan, and with it every other that can go now. */
 extern void dbscale_run_send(ForeignScanRun *scan);
+/* As dbscale_remote_send, for a statement that only reads. */
+extern RemoteStatement *dbscale_run_send_read(PlanRun *run, RemoteConnection *conn, const char *sql,
+											  const RemoteParams *params, int flags, const char *label);
 /*
  * A connection to read through, for what the plan's snapshot sees: writes of statements
  * that are still running, put off so far, stay so where it does not see them.

@@ -27,6 +27,14 @@
  * writes it opens the remote transaction as any statement does.  A SELECT of its own,
  * outside a block, that touches a node once goes without BEGIN; one that touches it
  * several times opens a REPEATABLE READ transaction there, so that its scans agree.
+ *
+ * With dbscale.consistent_reads a run that reads several nodes begins with snapshots of
+ * one moment on all (transaction/snapshots.c): a SELECT of its own opens REPEATABLE READ
+ * transactions *together*; a transaction that keeps one snapshot has done so before; and
+ * in a READ COMMITTED transaction the run *declares*: its scans are sent as cursors, all
+ * at one time, whether a LIMIT wants them or not, and those which would be sent later
+ * are refused.  Statements that lock or change rows are about the rows as they are now,
+ * node by node, and go as ever.
  */
 #include "executor/internal.h"
 
@@ -333,30 +341,50 @@ targets_of(PlanRun *run)
 	return targets;
 }
 
-/*
- * With dbscale.consistent_reads, a run that reads several nodes begins with opening
- * all their snapshots.
- */
 static bool
-open_together(PlanRun *run)
+only_reads(PlanRun *run)
 {
-	List	   *targets;
+	PlannedStmt *plan = run->estate->es_plannedstmt;
+	ListCell   *lc;
 
-	if (!dbscale_consistent_reads)
+	if (run->estate->es_epq_active != NULL || run->directs != NIL || plan->rowMarks != NIL ||
+		(plan->commandType != CMD_SELECT && plan->commandType != CMD_INSERT))
 		return false;
-	targets = targets_of(run);
-	return list_length(targets) > 1 && dbscale_transaction_open_together(targets);
+	foreach(lc, run->scans)
+	{
+		if (((ForeignScanRun *) lfirst(lc))->locks_rows)
+			return false;
+	}
+	return true;
+}
+
+/* What the head of this file says of dbscale.consistent_reads. */
+static void
+choose_snapshots(PlanRun *run)
+{
+	if (!dbscale_consistent_reads || list_length(targets_of(run)) < 2)
+		return;
+	run->together = run->alone && dbscale_transaction_open_together(targets_of(run));
+	if (run->together)
+		return;
+	run->alone = false;
+	run->declares = !IsolationUsesXactSnapshot() && only_reads(run);
+}
+
+static void
+decide_use(PlanRun *run)
+{
+	if (run->use_known)
+		return;
+	run->use_known = true;
+	run->alone = is_alone(run);
+	choose_snapshots(run);
 }
 
 RemoteUse
 dbscale_run_use(PlanRun *run, Oid serverid, Oid userid)
 {
-	if (!run->use_known)
-	{
-		run->use_known = true;
-		run->alone = is_alone(run);
-		run->together = run->alone && open_together(run);
-	}
+	decide_use(run);
 	if (!run->alone)
 		return REMOTE_READ;
 	if (run->estate->es_plannedstmt->subplans != NIL ||
@@ -452,6 +480,27 @@ refuse_read_after_write(PlanRun *run, List *relations)
 	}
 }
 
+pg_noreturn static void
+refuse_later_read(void)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+			 errmsg("the statement cannot read several nodes at one moment in a READ COMMITTED transaction"),
+			 errdetail("dbscale.consistent_reads is on, and the plan reads the nodes in several steps."),
+			 errhint("Use BEGIN ISOLATION LEVEL REPEATABLE READ, or turn dbscale.consistent_reads off for the statement.")));
+}
+
+RemoteStatement *
+dbscale_run_send_read(PlanRun *run, RemoteConnection *conn, const char *sql,
+					  const RemoteParams *params, int flags, const char *label)
+{
+	if (!run->declares)
+		return dbscale_remote_send(conn, sql, params, flags, label);
+	if (run->declaring == NULL)
+		refuse_later_read();
+	return dbscale_transaction_declare(run->declaring, conn, sql, params, flags, label);
+}
+
 static void
 send_statement(ForeignScanRun *scan, RemoteUse use)
 {
@@ -467,7 +516,11 @@ send_statement(ForeignScanRun *scan, RemoteUse use)
 	else
 		conn = dbscale_transaction_connection(scan->serverid, scan->userid, use);
 	caller = MemoryContextSwitchTo(estate->es_query_cxt);
-	scan->statement = dbscale_remote_send(conn, scan->sql, params, scan->flags, scan->label);
+	if (scan->result_rel == NULL)
+		scan->statement = dbscale_run_send_read(scan->run, conn, scan->sql, params, scan->flags,
+												scan->label);
+	else
+		scan->statement = dbscale_remote_send(conn, scan->sql, params, scan->flags, scan->label);
 	dbscale_remote_belongs_to(scan->statement, dbscale_run_nest_level(estate));
 	MemoryContextSwitchTo(caller);
 	scan->at_start = true;
@@ -516,6 +569,34 @@ send_reader(PlanRun *run, RunReader *custom)
 	custom->send(custom->scan);
 }
 
+/* Connections for all, which may take long, come first. */
+static void
+begin_declaring(PlanRun *run)
+{
+	MemoryContext caller = MemoryContextSwitchTo(run->estate->es_query_cxt);
+	List	   *conns = NIL;
+	ListCell   *lc;
+
+	foreach(lc, targets_of(run))
+	{
+		RemoteTarget *target = lfirst(lc);
+
+		conns = lappend(conns, dbscale_run_connection(run->estate, target->serverid, target->userid,
+													  REMOTE_READ));
+	}
+	run->declaring = dbscale_transaction_begin_together(conns);
+	MemoryContextSwitchTo(caller);
+}
+
+static void
+end_declaring(PlanRun *run)
+{
+	TogetherReads *reads = run->declaring;
+
+	run->declaring = NULL;
+	dbscale_transaction_end_together(reads);
+}
+
 static void
 send_all_scans(PlanRun *run)
 {
@@ -525,10 +606,15 @@ send_all_scans(PlanRun *run)
 	if (run->sent)
 		return;
 	run->sent = true;
+	decide_use(run);
+	if (run->declares)
+		begin_declaring(run);
 	foreach(lc, run->scans)
 	{
 		ForeignScanRun *scan = lfirst(lc);
 
+		if (run->declares && run->estate->es_plannedstmt->subplans != NIL)
+			scan->flags |= REMOTE_KEEP_ROWS;	/* it can't be sent again */
 		if (scan->statement == NULL && !scan->ended && scan->exec_params == NULL)
 			send_scan(scan);
 	}
@@ -539,6 +625,16 @@ send_all_scans(PlanRun *run)
 		if (!custom->sent && !custom->ended && !custom->depends)
 			send_reader(run, custom);
 	}
+	if (run->declares)
+		end_declaring(run);
+}
+
+/* May this one go alone, for perhaps the others are not wanted? */
+static bool
+goes_alone(PlanRun *run)
+{
+	decide_use(run);
+	return !run->declares && may_stop_early(run);
 }
 
 void
@@ -553,7 +649,7 @@ dbscale_run_add_reader(PlanRun *run, RunReader *reader)
 void
 dbscale_run_send_reader(PlanRun *run, RunReader *reader)
 {
-	if (run->estate->es_epq_active == NULL && !reader->depends && !may_stop_early(run))
+	if (run->estate->es_epq_active == NULL && !reader->depends && !goes_alone(run))
 		send_all_scans(run);
 	if (!reader->sent)
 		send_reader(run, reader);
@@ -602,7 +698,7 @@ dbscale_run_send(ForeignScanRun *scan)
 		return;
 	}
 	/* a recheck of one row reads next to nothing; and see the head of this file */
-	if (run->estate->es_epq_active == NULL && scan->exec_params == NULL && !may_stop_early(run))
+	if (run->estate->es_epq_active == NULL && scan->exec_params == NULL && !goes_alone(run))
 		send_all_scans(run);
 	if (scan->statement == NULL)
 		send_scan(scan);

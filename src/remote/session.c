@@ -23,6 +23,8 @@ static const char fixed_settings[] =
 "('extra_float_digits', '3'), "
 /* a statement may have a branch for each shard, and would be compiled as often */
 "('jit', 'off'), "
+/* cursors are read to their end */
+"('cursor_tuple_fraction', '1'), "
 "('standard_conforming_strings', 'on'), "
 "('client_min_messages', 'error'), "
 "('statement_timeout', '0'), "

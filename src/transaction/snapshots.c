@@ -43,6 +43,14 @@
  * Had node 2 died before, A would leave without it, and the reader would fail to reach
  * node 2, or find A prepared there and wait until recovery has told it.
  *
+ * READ COMMITTED transactions get new snapshots for each statement, and have to see
+ * their own writes.  There the statement's queries are declared as cursors on the
+ * nodes in place of (b) and (c): a cursor's snapshot is that of its declaration.  All
+ * that the statement reads has to be sent at once.  (Declaring locks the tables as any
+ * query does.  Whoever has locked a shard against that, past the coordinator's lock on
+ * the table, may be behind the gate: hence the limit of f.)  If 3 finds something the
+ * statement fails.
+ *
  * A transaction that keeps one snapshot (REPEATABLE READ, SERIALIZABLE) opens all its
  * nodes' at the first use of any: which ones it will read is not known yet.  Its
  * connections as another user (through views) import the snapshot of the first.
@@ -81,6 +89,14 @@ typedef struct Opening
 	RemoteStatement *snapshot;
 	List	   *gids;			/* prepared, of transactions that are not running */
 } Opening;
+
+struct TogetherReads
+{
+	List	   *openings;		/* of Opening * */
+	List	   *declared;		/* of RemoteStatement *: DECLARE */
+	List	   *conns;			/* theirs */
+	TimestampTz deadline;
+};
 
 /* ---- the gate ---- */
 
@@ -124,7 +140,7 @@ gate_leave_commit(void)
 /* ---- opening ---- */
 
 static void
-send_opening(Opening *opening)
+ask_for_prepared(Opening *opening)
 {
 	const char *values[1];
 	RemoteParams params = {0};
@@ -133,24 +149,32 @@ send_opening(Opening *opening)
 	params.count = 1;
 	params.values = values;
 	opening->prepared = dbscale_remote_send(opening->conn, PREPARED_SQL, &params, REMOTE_PREPARE, NULL);
+}
+
+static void
+send_opening(Opening *opening)
+{
+	ask_for_prepared(opening);
 	opening->remote = transaction_begin(opening->conn, REMOTE_READ_STABLE);
 	opening->snapshot = dbscale_remote_send(opening->conn, "SELECT 1", NULL, 0, NULL);
 }
 
 static void
-wait_for_answer(Opening *opening, TimestampTz deadline)
+wait_for_answer(RemoteConnection *conn, RemoteStatement *stmt, TimestampTz deadline)
 {
-	while (!dbscale_remote_wait_done(opening->snapshot, INTERRUPT_POLL_MS))
+	while (!dbscale_remote_wait_done(stmt, INTERRUPT_POLL_MS))
 	{
 		CHECK_FOR_INTERRUPTS();
 		if (GetCurrentTimestamp() >= deadline)
 			ereport(ERROR,
 					(errcode(ERRCODE_CONNECTION_FAILURE),
 					 errmsg("node \"%s\" did not open a snapshot in time",
-							dbscale_remote_node_name(opening->conn)),
+							dbscale_remote_node_name(conn)),
 					 errdetail("With dbscale.consistent_reads, commits over several nodes wait for it."),
 					 errhint("The time is that of dbscale.commit_timeout.")));
 	}
+	(void) dbscale_remote_finish(stmt);
+	dbscale_remote_close(stmt);
 }
 
 /* Of those that have ended only the log knows how. */
@@ -164,9 +188,7 @@ take_answer(Opening *opening)
 		if (!gid_is_in_progress(row.values[0]))
 			opening->gids = lappend(opening->gids, pstrdup(row.values[0]));
 	}
-	(void) dbscale_remote_finish(opening->snapshot);
 	dbscale_remote_close(opening->prepared);
-	dbscale_remote_close(opening->snapshot);
 }
 
 /* A node that has not been told of a commit, or NULL. */
@@ -195,13 +217,17 @@ try_open(List *openings)
 	ListCell   *lc;
 
 	enter(GATE_OPEN);
+	DEBUG_POINT("in_gate");
 	deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), dbscale_commit_timeout);
 	foreach(lc, openings)
 		send_opening(lfirst(lc));
 	foreach(lc, openings)
-		wait_for_answer(lfirst(lc), deadline);
-	foreach(lc, openings)
-		take_answer(lfirst(lc));
+	{
+		Opening    *opening = lfirst(lc);
+
+		wait_for_answer(opening->conn, opening->snapshot, deadline);
+		take_answer(opening);
+	}
 	doubt = find_doubt(openings);
 	leave(GATE_OPEN);
 	return doubt;
@@ -233,15 +259,21 @@ give_back(List *openings)
 	}
 }
 
+pg_noreturn static void
+raise_doubt(const char *node)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+			 errmsg("the nodes cannot be read at one moment"),
+			 errdetail("A transaction is committed, and node \"%s\" has not been told yet.", node),
+			 errhint("Retry. The maintenance worker completes the commit; the view dbscale.prepared shows it.")));
+}
+
 static void
 wait_for_recovery(const char *node, TimestampTz deadline)
 {
 	if (GetCurrentTimestamp() >= deadline)
-		ereport(ERROR,
-				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
-				 errmsg("the nodes cannot be read at one moment"),
-				 errdetail("A transaction is committed, and node \"%s\" has not been told yet.", node),
-				 errhint("Retry. The maintenance worker completes the commit; the view dbscale.prepared shows it.")));
+		raise_doubt(node);
 	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, RETRY_MS,
 					 PG_WAIT_EXTENSION);
 	ResetLatch(MyLatch);
@@ -313,6 +345,69 @@ dbscale_transaction_open_together(List *targets)
 		return false;
 	open_together(targets);
 	return true;
+}
+
+/* ---- one statement of a READ COMMITTED transaction ---- */
+
+TogetherReads *
+dbscale_transaction_begin_together(List *conns)
+{
+	TogetherReads *reads = palloc0(sizeof(TogetherReads));
+	ListCell   *lc;
+
+	require_primary();
+	dbscale_remote_sync_all(conns);
+	foreach(lc, conns)
+	{
+		Opening    *opening = palloc0(sizeof(Opening));
+
+		opening->conn = lfirst(lc);
+		reads->openings = lappend(reads->openings, opening);
+	}
+	enter(GATE_OPEN);
+	reads->deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), dbscale_commit_timeout);
+	foreach(lc, reads->openings)
+		ask_for_prepared(lfirst(lc));
+	return reads;
+}
+
+/* The cursor's rows follow it at once; the cursor is closed behind them. */
+RemoteStatement *
+dbscale_transaction_declare(TogetherReads *reads, RemoteConnection *conn, const char *sql,
+							const RemoteParams *params, int flags, const char *label)
+{
+	static uint32 counter = 0;
+	MemoryContext caller = CurrentMemoryContext;
+	char	   *cursor = psprintf("dbscale_read_%u", counter++);
+	RemoteStatement *stmt;
+
+	MemoryContextSwitchTo(GetMemoryChunkContext(reads));
+	stmt = dbscale_remote_send(conn, psprintf("DECLARE %s NO SCROLL CURSOR FOR %s", cursor, sql),
+							   params, 0, label);
+	reads->declared = lappend(reads->declared, stmt);
+	reads->conns = lappend(reads->conns, conn);
+	MemoryContextSwitchTo(caller);
+	stmt = dbscale_remote_send(conn, psprintf("FETCH ALL FROM %s", cursor), NULL,
+							   flags & ~REMOTE_PREPARE, label);
+	dbscale_remote_close(dbscale_remote_send(conn, psprintf("CLOSE %s", cursor), NULL, 0, label));
+	return stmt;
+}
+
+void
+dbscale_transaction_end_together(TogetherReads *reads)
+{
+	const char *doubt;
+	ListCell   *lc,
+			   *lc2;
+
+	forboth(lc, reads->declared, lc2, reads->conns)
+		wait_for_answer(lfirst(lc2), lfirst(lc), reads->deadline);
+	foreach(lc, reads->openings)
+		take_answer(lfirst(lc));
+	doubt = find_doubt(reads->openings);
+	leave(GATE_OPEN);
+	if (doubt)
+		raise_doubt(doubt);
 }
 
 /* ---- transactions that keep one snapshot ---- */

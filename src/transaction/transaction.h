@@ -55,6 +55,20 @@ extern bool dbscale_transaction_open_together(List *targets);
 extern void dbscale_transaction_require_snapshot(RemoteConnection *conn, RemoteUse use);
 
 /*
+ * The same for one statement of a READ COMMITTED transaction: all that it reads is sent
+ * between begin and end (to connections of begin's, which are in remote transactions)
+ * by declare, as cursors, whose snapshots are of one moment; the result of declare is
+ * that of the query.
+ */
+typedef struct TogetherReads TogetherReads;
+
+extern TogetherReads *dbscale_transaction_begin_together(List *conns);
+extern RemoteStatement *dbscale_transaction_declare(TogetherReads *reads, RemoteConnection *conn,
+													const char *sql, const RemoteParams *params,
+													int flags, const char *label);
+extern void dbscale_transaction_end_together(TogetherReads *reads);
+
+/*
  * Pending batches: rows that a writer has buffered but not sent.  The callback is
  * called before any other statement goes out, before savepoints and at pre-commit;
  * it must send what it has.  On abort the buffers are forgotten with their context.
