@@ -448,22 +448,19 @@ dbscale_transaction_add_group(List *targets, const TableGroup *group, Oid userid
 	return targets;
 }
 
-/* The first use of a node: all that have shards. */
+/* The first use of a node: all that are enabled, for any may be next. */
 void
 snapshots_open_everywhere(Oid userid)
 {
 	List	   *targets = NIL;
-	List	   *groups = NIL;
 	ListCell   *lc;
 
-	foreach(lc, dbscale_catalog_tables())
+	foreach(lc, dbscale_catalog_nodes())
 	{
-		const DistributedTable *table = lfirst(lc);
+		const ShardNode *node = lfirst(lc);
 
-		if (table->group == NULL || list_member_ptr(groups, table->group))
-			continue;
-		groups = lappend(groups, (void *) table->group);
-		targets = dbscale_transaction_add_group(targets, table->group, userid);
+		if (node->enabled)
+			targets = dbscale_transaction_add_target(targets, node->serverid, userid);
 	}
 	if (targets != NIL)
 		open_together(targets);
@@ -505,6 +502,6 @@ dbscale_transaction_require_snapshot(RemoteConnection *conn, RemoteUse use)
 			(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
 			 errmsg("the transaction has no snapshot of node \"%s\" from its beginning",
 					dbscale_remote_node_name(conn)),
-			 errdetail("With dbscale.consistent_reads, a transaction that keeps one snapshot opens it on all nodes with shards at its first use of any."),
+			 errdetail("With dbscale.consistent_reads, a transaction that keeps one snapshot opens it on all nodes at its first use of any."),
 			 errhint("Retry, with the setting on before the first query, and tables of other owners' views read before any savepoint.")));
 }
