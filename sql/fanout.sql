@@ -190,6 +190,19 @@ SELECT compare('SELECT age FROM users INTERSECT ALL SELECT likes FROM posts');
 SELECT compare('WITH x AS (SELECT region, count(*) n FROM users GROUP BY 1) SELECT a.region, a.n + b.n FROM x a JOIN x b USING (region)');
 SELECT compare('WITH x AS (SELECT 10 AS a) SELECT count(*) FROM x, users u JOIN posts p ON p.user_id = u.id WHERE p.likes > x.a');
 SELECT compare('WITH RECURSIVE r AS (SELECT id FROM users WHERE id = 1 UNION ALL SELECT u.id FROM r JOIN users u ON u.id = r.id * 2) SELECT * FROM r');
+-- WITH that is read once is as if it stood there
+SELECT compare('WITH c AS (SELECT user_id, count(*) n FROM posts GROUP BY 1) SELECT u.id, c.n FROM users u LEFT JOIN c ON c.user_id = u.id');
+SELECT compare('WITH a AS (SELECT id, region FROM users WHERE age > 5), b AS (SELECT a.id, p.likes FROM a JOIN posts p ON p.user_id = a.id) SELECT b.id, sum(b.likes), count(l.post_id) FROM b JOIN likes l ON l.user_id = b.id GROUP BY b.id');
+SELECT compare('WITH a AS (SELECT id, region FROM users WHERE age > 5) SELECT count(*) FROM posts p WHERE EXISTS (SELECT FROM a WHERE a.id = p.user_id AND p.likes > 3)');
+SELECT compare('WITH a AS (SELECT id, region FROM users) SELECT r.region, (SELECT count(*) FROM (SELECT * FROM a WHERE a.region = r.region) x) FROM regions r');
+SELECT compare('WITH a AS (SELECT id FROM users WHERE id < 20) SELECT (WITH a AS (SELECT count(*) n FROM posts p WHERE p.user_id = u.id) SELECT n FROM a), u.id FROM users u WHERE u.id IN (SELECT id FROM a)');
+SELECT compare('WITH a AS (SELECT id FROM users WHERE id < 20) SELECT * FROM (WITH b AS (SELECT id + 1 AS id FROM a) SELECT b.id, p.title FROM b JOIN posts p ON p.user_id = b.id) x');
+SELECT compare('WITH a AS NOT MATERIALIZED (SELECT id, age FROM users) SELECT count(*) FROM a x JOIN a y USING (id) JOIN posts p ON p.user_id = x.id');
+SELECT compare('WITH a AS MATERIALIZED (SELECT id, age FROM users) SELECT count(*) FROM a JOIN posts p ON p.user_id = a.id');
+SELECT compare('WITH a AS (SELECT id, age FROM users), b AS (SELECT * FROM a x WHERE x.id IN (SELECT user_id FROM likes)) SELECT count(*) FROM a JOIN b USING (id)');
+SELECT compare('WITH a AS (SELECT id, random() < 2 AS r FROM users) SELECT count(*) FROM a JOIN posts p ON p.user_id = a.id WHERE a.r');
+SELECT compare('WITH RECURSIVE a AS (SELECT id FROM users WHERE id < 3), r AS (SELECT id FROM a UNION ALL SELECT id + 1 FROM r WHERE id < 5) SELECT * FROM r');
+SELECT compare('SELECT u.id FROM users u WHERE u.id IN (WITH a AS (SELECT user_id FROM posts WHERE likes = u.age) SELECT user_id FROM a UNION ALL SELECT user_id FROM likes)');
 -- settings of the session
 SET timezone = 'Asia/Kolkata'; SET datestyle = 'German';
 SELECT compare('SELECT min(created), max(created) FROM posts WHERE created > ''3.1.2026 05:30''');
@@ -264,6 +277,7 @@ EXPLAIN (VERBOSE, COSTS OFF) SELECT stddev(age), string_agg(region, ',\') FROM u
 EXPLAIN (VERBOSE, COSTS OFF) SELECT corr(age, f) FROM users;
 EXPLAIN (COSTS OFF) SELECT u.id, count(*) FROM users u FULL JOIN likes l ON l.user_id = u.id GROUP BY u.id;
 EXPLAIN (COSTS OFF) SELECT count(*) FROM users u FULL JOIN likes l ON l.user_id = u.id WHERE u.id IN (1, 2);
+EXPLAIN (COSTS OFF) WITH c AS (SELECT user_id, count(*) n FROM posts GROUP BY 1) SELECT u.id, c.n FROM users u JOIN c ON c.user_id = u.id;
 -- by range: core prunes the ranges by conditions on the key; without one, all are asked at once
 CREATE TABLE visits (day date, kind text);
 SELECT dbscale.distribute_table('visits', 'day', strategy => 'range', step => '1 month', bounds => '{"from": "2026-01-01", "to": "2026-05-01"}');

@@ -507,6 +507,7 @@ dbscale_fanout_rewrite(Query *query, List **reasons)
 	if ((query->commandType != CMD_SELECT && query->commandType != CMD_INSERT) || has_modifying_cte(query))
 		return query;
 	copy = DBSCALE_HAS_GROUP_ENTRIES ? dbscale_ship_normalize(query) : copyObject(query);
+	(void) dbscale_fanout_inline_with((Node *) copy, NULL);
 	if (copy->commandType == CMD_SELECT)
 		rewrite_levels((Node *) copy, reasons);
 	else

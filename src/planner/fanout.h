@@ -92,6 +92,8 @@ extern char *dbscale_fanout_share_small(Query *shipped, int first_param);
  * around the parts that does it; NULL if it can't be done.
  */
 extern Query *dbscale_fanout_gather(const Query *shipped, int first_param, char **prefix, char **suffix);
+/* Put WITH that is read once in its place, at all levels; changes the query. */
+extern bool dbscale_fanout_inline_with(Node *query, void *context);
 /* Put the tables that can't be joined on the shards into subqueries of their own. */
 extern bool dbscale_fanout_separate(Query *query);
 /* Does it need anything of the queries around it: a column, an aggregate, a CTE? */
