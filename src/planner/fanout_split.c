@@ -451,10 +451,10 @@ append_combined(StringInfo text, const char *function, int column)
 		appendStringInfo(text, "pg_catalog.sum(c%d)::pg_catalog.int8", column);
 	else
 	{
-		const char *comma = strchrnul(function, ',');
+		int			length = strcspn(function, ",");
 
 		appendStringInfo(text, "pg_catalog.%s(c%d%s)",
-						 quote_identifier(pnstrdup(function, comma - function)), column, comma);
+						 quote_identifier(pnstrdup(function, length)), column, function + length);
 	}
 }
 
