@@ -219,6 +219,50 @@ CREATE OPERATOR public.=== (LEFTARG = bigint, RIGHTARG = bigint, FUNCTION = publ
 SELECT compare('SELECT public.count(region), count(id) FROM users WHERE id < 3 GROUP BY region');
 SELECT compare('SELECT count(*) FROM users u JOIN posts p ON p.user_id === u.id');
 
+-- columns of subqueries, WITH, VALUES and USING
+SELECT compare('SELECT count(*) FROM (SELECT user_id FROM posts ORDER BY id LIMIT 3) x JOIN users u ON u.id = x.user_id WHERE u.id = 5');
+SELECT compare('SELECT u.id, x.n FROM users u LEFT JOIN (SELECT user_id, count(*) AS n FROM posts GROUP BY user_id) x ON x.user_id = u.id WHERE u.id = 5');
+SELECT compare('SELECT u.id, x.n FROM users u LEFT JOIN (SELECT user_id, count(*) OVER () AS n FROM posts) x ON x.user_id = u.id WHERE u.id = 5');
+SELECT compare('SELECT u.id, x.r FROM users u JOIN (SELECT user_id, id, row_number() OVER (ORDER BY id) AS r FROM posts) x ON x.user_id = u.id WHERE u.id = 7');
+SELECT compare('SELECT u.id, x.r FROM users u JOIN (SELECT user_id, id, row_number() OVER (PARTITION BY user_id ORDER BY id) AS r FROM posts) x ON x.user_id = u.id WHERE u.id = 7');
+SELECT compare('SELECT x.user_id, count(*) FROM (SELECT DISTINCT ON (id % 7) user_id, id FROM posts ORDER BY id % 7, id) x JOIN users u ON u.id = x.user_id GROUP BY 1');
+SELECT compare('SELECT count(*) FROM (SELECT DISTINCT user_id FROM posts) x JOIN users u ON u.id = x.user_id');
+SELECT compare('SELECT count(*) FROM (SELECT user_id, id FROM posts UNION SELECT user_id, post_id FROM likes) x JOIN users u ON u.id = x.user_id');
+SELECT compare('SELECT count(*) FROM (SELECT user_id, id FROM posts EXCEPT SELECT user_id, post_id FROM likes) x JOIN users u ON u.id = x.user_id WHERE u.id = 9');
+SELECT compare('SELECT count(*) FROM (SELECT user_id FROM posts UNION ALL SELECT 9::bigint) x JOIN users u ON u.id = x.user_id WHERE u.id = 9');
+SELECT compare('SELECT count(*) FROM (SELECT user_id FROM posts WHERE user_id = 9 UNION ALL SELECT 10::bigint) x JOIN users u ON u.id = x.user_id');
+SELECT compare('SELECT count(*) FROM (SELECT user_id FROM posts WHERE user_id = 9 UNION ALL SELECT id FROM users WHERE id = 9) x JOIN users u ON u.id = x.user_id');
+SELECT compare('SELECT count(*) FROM (SELECT user_id FROM posts UNION ALL SELECT user_id FROM likes ORDER BY 1 LIMIT 100) x JOIN users u ON u.id = x.user_id WHERE u.id = 9');
+SELECT compare('WITH x AS (SELECT user_id, count(*) AS n FROM posts GROUP BY user_id) SELECT a.n, b.n FROM x a JOIN x b ON b.user_id = a.user_id + 1 WHERE a.user_id = 5');
+SELECT compare('WITH x AS (SELECT user_id, count(*) AS n FROM posts GROUP BY user_id) SELECT u.id, x.n FROM users u LEFT JOIN x ON x.user_id = u.id WHERE u.id = 5');
+SELECT compare('WITH x AS MATERIALIZED (SELECT user_id FROM posts WHERE user_id = 5) SELECT count(*) FROM x RIGHT JOIN users u ON u.id = x.user_id');
+SELECT compare('WITH x AS (SELECT 5::bigint AS k) SELECT u.id FROM users u JOIN x ON x.k = u.id');
+SELECT compare('WITH RECURSIVE r(k, d) AS (SELECT 5::bigint, 0 UNION ALL SELECT r.k + 1, d + 1 FROM r JOIN users u ON u.id = r.k WHERE d < 5) SELECT * FROM r');
+SELECT compare('WITH RECURSIVE r(k) AS (SELECT id FROM users WHERE id = 5 UNION SELECT p.user_id FROM r JOIN posts p ON p.user_id = r.k) SELECT * FROM r');
+SELECT compare('SELECT count(*) FROM (VALUES (5::bigint), (5)) v (k) JOIN users u ON u.id = v.k');
+SELECT compare('SELECT count(*) FROM (VALUES (5::bigint), (6)) v (k) JOIN users u ON u.id = v.k');
+SELECT compare('SELECT count(*) FROM users u LEFT JOIN (VALUES (5::bigint), (5)) v (k) ON u.id = v.k');
+SELECT compare('SELECT u.region, count(p.id) FROM users u LEFT JOIN (SELECT * FROM posts WHERE likes > 5) p ON p.user_id = u.id GROUP BY u.region');
+SELECT compare('SELECT count(*) FROM users u FULL JOIN (SELECT user_id FROM posts WHERE user_id = 5) p ON p.user_id = u.id');
+SELECT compare('SELECT count(*) FROM users u JOIN LATERAL (SELECT p.id FROM posts p WHERE p.user_id = u.id ORDER BY p.id LIMIT 2) x ON true');
+SELECT compare('SELECT count(*) FROM users u JOIN LATERAL (SELECT u.id AS k, p.id FROM posts p WHERE p.user_id = u.id + 1) x ON x.k = u.id');
+SELECT compare('SELECT count(*) FROM users u LEFT JOIN LATERAL (SELECT u.id AS k) x ON x.k = 5');
+SELECT compare('SELECT count(*) FROM (SELECT p.user_id AS k FROM users u LEFT JOIN posts p ON p.user_id = u.id AND p.id < 50) x LEFT JOIN likes l ON l.user_id = x.k');
+SELECT compare('SELECT count(*) FROM (SELECT p.user_id AS k FROM users u LEFT JOIN posts p ON p.user_id = u.id AND p.user_id = 5) x JOIN likes l ON l.user_id = x.k');
+SELECT compare('SELECT x.k, count(*) FROM (SELECT p.user_id AS k FROM users u LEFT JOIN posts p ON p.user_id = u.id AND p.id < 50) x GROUP BY x.k');
+SELECT compare('SELECT count(*) FROM (SELECT user_id AS id FROM posts) a JOIN (SELECT user_id AS id, post_id FROM likes) b USING (id)');
+SELECT compare('SELECT id, count(*) FROM (SELECT user_id AS id FROM posts) a LEFT JOIN (SELECT user_id AS id, post_id FROM likes) b USING (id) GROUP BY id');
+SELECT compare('SELECT id, count(*) FROM (SELECT user_id AS id FROM posts WHERE user_id < 20) a FULL JOIN (SELECT user_id AS id, post_id FROM likes WHERE user_id < 30) b USING (id) GROUP BY id');
+SELECT compare('SELECT count(*) FROM users u WHERE EXISTS (SELECT FROM (SELECT user_id, sum(likes) AS s FROM posts GROUP BY user_id) x WHERE x.user_id = u.id AND x.s > 20)');
+SELECT compare('SELECT count(*) FROM users u WHERE u.id IN (SELECT user_id FROM (SELECT user_id FROM posts GROUP BY user_id HAVING count(*) > 3) x)');
+SELECT compare('SELECT count(*) FROM users u WHERE u.id NOT IN (SELECT x.user_id FROM (SELECT user_id FROM posts WHERE likes > 17) x)');
+SELECT compare('SELECT count(*) FROM users u WHERE u.age > (SELECT avg(x.n) FROM (SELECT user_id, count(*) AS n FROM posts GROUP BY user_id) x)');
+SELECT compare('SELECT count(*) FROM (SELECT max(user_id) AS k FROM posts) x JOIN users u ON u.id = x.k');
+SELECT compare('SELECT count(*) FROM (SELECT user_id AS k, max(id) FROM posts GROUP BY ROLLUP (user_id)) x LEFT JOIN users u ON u.id = x.k');
+SELECT compare('SELECT (SELECT count(*) FROM (SELECT user_id FROM posts) x WHERE x.user_id = u.id) FROM users u WHERE u.id = 12');
+SELECT compare('SELECT count(*) FROM users a JOIN users b USING (id) JOIN likes l ON l.user_id = id WHERE id = 3');
+SELECT compare('SELECT a.region, count(*) FROM users a JOIN regions r USING (region) JOIN posts p ON p.user_id = a.id GROUP BY a.region');
+
 -- prepared, with plans for any parameter; in a cursor; in PL/pgSQL
 SET plan_cache_mode = force_generic_plan;
 PREPARE by_age (int) AS SELECT region, count(*) FROM users WHERE age > $1 GROUP BY region ORDER BY region;
