@@ -100,7 +100,8 @@ foreach my $i (0 .. $#statements)
 	my ($p, $d) = (join("\n", @{ $plain->[$i] }), join("\n", @{ $dist->[$i] }));
 	$rows += @{ $plain->[$i] };
 	next if $p eq $d;
-	diag("statement $i of seed $seed:\n$statements[$i]\nplain:\n" . substr($p, 0, 600) . "\ndistributed:\n" . substr($d, 0, 600))
+	my $before = $i > 0 && $statements[ $i - 1 ] =~ /^(INSERT|UPDATE|DELETE|MERGE|WITH)/ ? "$statements[$i - 1]\n" : '';
+	diag("statement $i of seed $seed:\n$before$statements[$i]\nplain:\n" . substr($p, 0, 600) . "\ndistributed:\n" . substr($d, 0, 600))
 	  if ++$different <= 5;
 }
 note("$queries statements, $rows rows, errors: @$plain_errors");

@@ -257,14 +257,20 @@ sub aggregate_select
 	my @aggregates = map { $self->aggregate($scope) } 0 .. $self->pick_number(3);
 	my $sql = 'SELECT ' . join(', ', @keys, @aggregates) . " FROM $from" . $self->where($scope);
 
+	# up to 17 the rows of grouping sets come in another order than ORDER BY's, where WHERE makes one constant
+	my $ordered = 1;
 	if (@keys)
 	{
 		my $list = join(', ', @keys);
-		$list = $self->pick("ROLLUP ($list)", "CUBE ($list)", "GROUPING SETS (($list), ())") if $self->chance(15);
+		if ($self->chance(15))
+		{
+			$list = $self->pick("ROLLUP ($list)", "CUBE ($list)", "GROUPING SETS (($list), ())");
+			$ordered = 0;
+		}
 		$sql .= " GROUP BY $list";
 		$sql .= ' HAVING count(*) ' . $self->comparison . ' ' . $self->pick_number(5) if $self->chance(25);
 	}
-	return $sql . $self->order_and_limit(@keys + @aggregates);
+	return $ordered ? $sql . $self->order_and_limit(@keys + @aggregates) : $sql;
 }
 
 sub set_operation
@@ -337,8 +343,19 @@ sub row_values
 sub insertion
 {
 	my ($self) = @_;
-	my $r = $self->pick_number(5);
+	my $r = $self->pick_number(11);
 	my $returning = $self->chance(60) ? ' RETURNING *' : '';
+	my $action = $self->pick('likes = posts.likes + 1', 'title = excluded.title, day = NULL', 'score = excluded.score')
+	  . $self->pick('', ' WHERE posts.likes > 5');
+
+	return $self->merge if $r > 7;
+	return 'INSERT INTO posts VALUES ' . join(', ', map { $self->row_values } 0 .. $self->pick_number(4))
+	  . " ON CONFLICT (user_id, id) DO UPDATE SET $action$returning" if $r == 5;
+	return 'INSERT INTO posts (user_id, id, title) SELECT ' . $self->pick('user_id', 'user_id + 1', 'liker_id') . ', '
+	  . $self->pick('min(post_id)', '1 + max(post_id)') . ", 'from likes' FROM likes m" . $self->where([ { name => 'likes', alias => 'm', columns => $tables{likes} } ])
+	  . " GROUP BY 1 ON CONFLICT (user_id, id) DO " . $self->pick('NOTHING', "UPDATE SET $action") . $returning if $r == 6;
+	return "WITH gone AS (DELETE FROM likes WHERE user_id = " . $self->pick_number(40) . ' RETURNING *) INSERT INTO likes SELECT user_id, post_id + 1000, liker_id, weight, day FROM gone'
+	  . $returning if $r == 7;
 
 	return 'INSERT INTO posts VALUES ' . join(', ', map { $self->row_values } 0 .. $self->pick_number(6))
 	  . ($self->chance(70) ? ' ON CONFLICT DO NOTHING' : '') . $returning if $r < 2;
@@ -352,6 +369,27 @@ sub insertion
 	  . " FROM $other->{name} $other->{alias}$where$returning" if $r == 3;
 	return "WITH gone AS (DELETE FROM likes m" . $self->where([ { name => 'likes', alias => 'm', columns => $tables{likes} } ])
 	  . ' RETURNING *) INSERT INTO likes SELECT liker_id, post_id, user_id, weight, day FROM gone' . $returning;
+}
+
+# The source has one row for a key, or several; then both sides refuse, or neither.
+sub merge
+{
+	my ($self) = @_;
+	my $key = $self->pick('user_id', 'user_id', 'user_id + 2', 'liker_id');
+	my $source = $self->pick("(SELECT $key AS k, max(post_id) AS n FROM likes m"
+		  . $self->where([ { name => 'likes', alias => 'm', columns => $tables{likes} } ]) . ' GROUP BY 1) s',
+		'(VALUES ' . join(', ', map { '(' . (1 + $_ * 7 + $self->pick_number(7)) . ', ' . $self->pick_number(99) . ')' } 0 .. 3) . ') s (k, n)',
+		'(SELECT user_id AS k, id AS n FROM posts WHERE id < ' . $self->pick_number(30) . ') s',
+		'(SELECT rank AS k, rank AS n FROM regions) s');
+	my @actions = ($self->pick('WHEN MATCHED THEN UPDATE SET score = s.n', 'WHEN MATCHED AND t.active THEN DELETE',
+			'WHEN MATCHED AND s.n > 20 THEN UPDATE SET name = t.name || s.n'));
+
+	push @actions, $self->pick('WHEN NOT MATCHED THEN INSERT (id, name) VALUES (s.k, s.n)',
+		"WHEN NOT MATCHED AND s.n > 10 THEN INSERT (id, region) VALUES (s.k, 'eu')", 'WHEN NOT MATCHED THEN DO NOTHING')
+	  if $self->chance(60);
+	push @actions, 'WHEN MATCHED THEN DELETE' if $self->chance(40);
+	return "MERGE INTO users t USING $source ON t.id = s.k" . ($self->chance(30) ? ' AND t.score > ' . $self->pick_number(40) : '')
+	  . ' ' . join(' ', @actions);
 }
 
 # One statement, or a list of them for a modification and what it left.
@@ -372,8 +410,8 @@ sub statement
 	return $self->aggregate_select(4) if $r < 66;
 	return $self->set_operation if $r < 74;
 	return $self->with_cte if $r < 84;
-	my $dml = $self->chance(30) ? $self->insertion : $self->modification;
-	my ($table) = $dml =~ /(?:UPDATE|DELETE FROM|INSERT INTO) (\w+)/;
+	my $dml = $self->chance(45) ? $self->insertion : $self->modification;
+	my ($table) = $dml =~ /(?:UPDATE|DELETE FROM|INSERT INTO|MERGE INTO) (\w+)/;
 	return ('BEGIN', $dml, "SELECT * FROM $table", 'ROLLBACK');
 }
 

@@ -21,6 +21,7 @@
 #include "nodes/makefuncs.h"
 #include "nodes/nodeFuncs.h"
 #include "optimizer/optimizer.h"
+#include "parser/parse_coerce.h"
 #include "planner/inference.h"
 #include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
@@ -258,6 +259,28 @@ extract_literals(OpExpr *op, Shipment *shipment)
 	return NULL;
 }
 
+/*
+ * text || anything is stable, since it prints the other argument; written out, the
+ * printing tells by itself what it depends on.
+ */
+static Node *
+spell_out_concatenation(OpExpr *op)
+{
+	int			other = op->opfuncid == F_TEXTANYCAT ? 1 : 0;
+	Node	   *printed;
+	List	   *args;
+
+	if (op->opfuncid != F_TEXTANYCAT && op->opfuncid != F_ANYTEXTCAT)
+		return NULL;
+	printed = list_nth(op->args, other);
+	printed = coerce_to_target_type(NULL, printed, exprType(printed), TEXTOID, -1, COERCION_EXPLICIT,
+									COERCE_EXPLICIT_CAST, -1);
+	if (printed == NULL)
+		return NULL;
+	args = other == 1 ? list_make2(linitial(op->args), printed) : list_make2(printed, lsecond(op->args));
+	return (Node *) makeFuncExpr(F_TEXTCAT, TEXTOID, args, op->opcollid, op->inputcollid, COERCE_EXPLICIT_CALL);
+}
+
 /* Only whole expressions are taken out, so that a node has nothing left to compute. */
 Node *
 dbscale_ship_extract(Node *node, Shipment *shipment)
@@ -271,6 +294,13 @@ dbscale_ship_extract(Node *node, Shipment *shipment)
 		return expression_tree_mutator(node, dbscale_ship_extract, shipment);
 	if (IsA(node, Param) && ((Param *) node)->paramkind == PARAM_EXTERN)
 		return make_remote_param(shipment, node);
+	if (IsA(node, OpExpr))
+	{
+		Node	   *spelled = spell_out_concatenation((OpExpr *) node);
+
+		if (spelled != NULL)
+			return dbscale_ship_extract(spelled, shipment);
+	}
 	if (shipment->literals_too && IsA(node, OpExpr) && list_length(((OpExpr *) node)->args) == 2)
 	{
 		Node	   *result = extract_literals((OpExpr *) node, shipment);
