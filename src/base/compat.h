@@ -268,4 +268,19 @@ dbscale_rte_forget_relation(RangeTblEntry *rte)
 #define compat_create_lasting_wait_event_set(n) CreateWaitEventSet(TopMemoryContext, n)
 #endif
 
+/*
+ * What libpq/libpq.h declares and we use.  That header wants gssapi's, which Debian's
+ * packages of the server's headers do not bring.  17: what is in the buffer is counted.
+ */
+extern void pq_startmsgread(void);
+extern void pq_endmsgread(void);
+extern int	pq_peekbyte(void);
+#if PG_VERSION_NUM >= 170000
+extern ssize_t pq_buffer_remaining_data(void);
+#define dbscale_client_has_sent_more() (pq_buffer_remaining_data() > 0)
+#else
+extern bool pq_buffer_has_data(void);
+#define dbscale_client_has_sent_more() pq_buffer_has_data()
+#endif
+
 #endif							/* DBSCALE_COMPAT_H */

@@ -19,7 +19,6 @@
 
 #include "access/xact.h"
 #include "catalog/pg_type.h"
-#include "libpq/libpq.h"
 #include "miscadmin.h"
 #include "tcop/dest.h"
 #include "tcop/pquery.h"
@@ -30,7 +29,7 @@ next_message_is_sync(void)
 {
 	int			byte;
 
-	if (!pq_buffer_has_data())
+	if (!dbscale_client_has_sent_more())
 		return false;
 	pq_startmsgread();
 	byte = pq_peekbyte();
