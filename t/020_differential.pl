@@ -66,7 +66,22 @@ push @statements, $generator->statement while @statements < $queries;
 # found by seeds of other days: rows kept aside for a scan were freed while it still had them
 push @statements, q{SELECT t1.liker_id, '-' FROM likes t1 WHERE (t1.weight = 20.8 AND EXISTS (SELECT 1 FROM posts t2 WHERE t2.likes = t1.user_id)) AND t1.day = t1.day UNION ALL SELECT t4.likes, t4.title FROM likes t3 JOIN posts t4 ON t3.user_id = t4.user_id WHERE (t3.user_id = 11 OR (t4.likes BETWEEN 32 AND 54 AND t4.id BETWEEN 10 AND 17)) EXCEPT SELECT t6.likes, t6.title FROM notes t5 FULL JOIN posts t6 ON t5.user_id = t6.user_id WHERE (NOT EXISTS (SELECT 1 FROM likes t7 WHERE t7.post_id = t5.id) OR t6.user_id <> 21) AND t5.user_id = (SELECT max(t8.rank) FROM regions t8 WHERE true)};
 my $script = "\\set VERBOSITY sqlstate\nSET statement_timeout = '20s';\nSET extra_float_digits = 0;\nSET plan_cache_mode = force_generic_plan;\n";
-$script .= "\\echo #$_\n$statements[$_];\n" foreach 0 .. $#statements;
+$script .= "\\echo #$_\n\\warn #$_\n$statements[$_];\n" foreach 0 .. $#statements;
+
+# The SQLSTATE of each statement that failed, by its number.
+sub errors_of
+{
+	my ($err) = @_;
+	my %errors;
+	my $current = -1;
+
+	foreach my $line (split /\n/, $err)
+	{
+		$current = $1 if $line =~ /^#(\d+)$/;
+		$errors{$current} = $1 if $line =~ /ERROR:\s+(\w+)/;
+	}
+	return \%errors;
+}
 
 sub answers
 {
@@ -87,13 +102,14 @@ sub answers
 	{
 		$answers[$i] = [ sort @{ $answers[$i] // ['no answer'] } ] if $statements[$i] !~ / ORDER BY 1[^()]*$/;
 	}
-	return (\@answers, [ sort($err =~ /ERROR:\s+(\w+)/g) ]);
+	return (\@answers, errors_of($err));
 }
 
 my ($plain, $plain_errors) = answers('plain');
 my ($dist, $dist_errors) = answers('dist');
 my $different = 0;
 my $rows = 0;
+my $other_errors = 0;
 
 foreach my $i (0 .. $#statements)
 {
@@ -104,10 +120,18 @@ foreach my $i (0 .. $#statements)
 	diag("statement $i of seed $seed:\n$before$statements[$i]\nplain:\n" . substr($p, 0, 600) . "\ndistributed:\n" . substr($d, 0, 600))
 	  if ++$different <= 5;
 }
-note("$queries statements, $rows rows, errors: @$plain_errors");
+foreach my $i (sort { $a <=> $b } keys %{ { %$plain_errors, %$dist_errors } })
+{
+	my ($p, $d) = map { $_->{$i} // 'none' } $plain_errors, $dist_errors;
+	# of several constraints that rows violate, the one met first is named, and rows have no order
+	next if $p eq $d || ($p =~ /^23/ && $d =~ /^23/);
+	diag("statement $i of seed $seed: plain error $p, distributed $d\n$statements[$i]");
+	$other_errors++;
+}
+note("$queries statements, $rows rows, errors: " . join(' ', sort values %$plain_errors));
 ok($rows > $queries, 'the statements return rows');
 is($different, 0, "all statements of seed $seed give the same rows");
-is("@$dist_errors", "@$plain_errors", 'and the same errors');
+is($other_errors, 0, 'and the same errors');
 
 $node->stop;
 done_testing();
