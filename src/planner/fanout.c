@@ -580,8 +580,12 @@ dbscale_fanout_task_of(RangeTblEntry *rte)
 	return dbscale_plan_unpack_fanout(stringToNode(TextDatumGetCString(first->constvalue)));
 }
 
+/*
+ * A subquery that refers to tables beside it passes that on to all branches of its UNION,
+ * this one too, where nothing refers to them.
+ */
 static void
-add_fanout_path(RelOptInfo *rel, FanoutTask *task)
+add_fanout_path(PlannerInfo *root, RelOptInfo *rel, FanoutTask *task)
 {
 	CustomPath *path = makeNode(CustomPath);
 
@@ -590,6 +594,7 @@ add_fanout_path(RelOptInfo *rel, FanoutTask *task)
 	path->path.pathtype = T_CustomScan;
 	path->path.parent = rel;
 	path->path.pathtarget = rel->reltarget;
+	path->path.param_info = get_baserel_parampathinfo(root, rel, rel->lateral_relids);
 	path->path.rows = rel->rows;
 	path->path.startup_cost = 100;
 	path->path.total_cost = 100 + task->rows * (cpu_tuple_cost + rel->baserestrictcost.per_tuple + 0.02);
@@ -608,7 +613,7 @@ dbscale_set_rel_pathlist(PlannerInfo *root, RelOptInfo *rel, Index rti, RangeTbl
 		previous_pathlist_hook(root, rel, rti, rte);
 	if (dbscale_catalog_is_empty() || (task = dbscale_fanout_task_of(rte)) == NULL)
 		return;
-	add_fanout_path(rel, task);
+	add_fanout_path(root, rel, task);
 }
 
 void
