@@ -188,7 +188,7 @@ add_options(ConnectionParams *params, List *options)
 	{
 		DefElem    *def = lfirst(lc);
 
-		if (is_libpq_option(def->defname))
+		if (is_libpq_option(def->defname) && strcmp(def->defname, "application_name") != 0)
 			add_param(params, def->defname, defGetString(def));
 	}
 }
@@ -203,12 +203,20 @@ add_keepalives(ConnectionParams *params)
 	add_param(params, "tcp_user_timeout", "30000");
 }
 
-/*
- * The deadlock detector finds this backend by the application name.  Of two equal
- * keywords libpq takes the last.
- */
+static const char *
+last_value(const ConnectionParams *params, const char *keyword)
+{
+	for (int i = params->count - 1; i >= 0; i--)
+	{
+		if (strcmp(params->keywords[i], keyword) == 0)
+			return params->values[i];
+	}
+	return NULL;
+}
+
+/* Of two equal keywords libpq takes the last. */
 static ConnectionParams
-connection_params(ForeignServer *server, UserMapping *mapping)
+connection_params(RemoteConnection *conn, ForeignServer *server, UserMapping *mapping)
 {
 	ConnectionParams params = {0};
 	int			size = list_length(server->options) + list_length(mapping->options) + 7;
@@ -221,9 +229,7 @@ connection_params(ForeignServer *server, UserMapping *mapping)
 	add_options(&params, server->options);
 	add_options(&params, mapping->options);
 	add_param(&params, "client_encoding", GetDatabaseEncodingName());
-	add_param(&params, "application_name",
-			  psprintf("dbscale " UINT64_FORMAT " %u %d", GetSystemIdentifier(),
-					   MyDatabaseId, MyProcPid));
+	add_param(&params, "options", remote_session_startup(conn, last_value(&params, "options")));
 	return params;
 }
 
@@ -337,8 +343,8 @@ poll_connection(RemoteConnection *conn, PostgresPollingStatusType status, Timest
 	}
 }
 
-static void
-finish_connecting(RemoteConnection *conn)
+static bool
+wait_until_connected(RemoteConnection *conn)
 {
 	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 													   dbscale_connect_timeout * 1000L);
@@ -350,8 +356,7 @@ finish_connecting(RemoteConnection *conn)
 		poll_connection(conn, status, deadline);
 		status = PQconnectPoll(conn->pg);
 	}
-	if (PQstatus(conn->pg) != CONNECTION_OK)
-		connect_failed(conn, PQerrorMessage(conn->pg));
+	return PQstatus(conn->pg) == CONNECTION_OK;
 }
 
 /* Notices of a node have nobody to read them, and may hold values. */
@@ -363,7 +368,7 @@ ignore_notice(void *arg, const PGresult *result)
 static void
 start_connecting(RemoteConnection *conn, ForeignServer *server, UserMapping *mapping)
 {
-	ConnectionParams params = connection_params(server, mapping);
+	ConnectionParams params = connection_params(conn, server, mapping);
 
 	if (!AcquireExternalFD())
 		ereport(ERROR,
@@ -407,9 +412,19 @@ begin_opening(RemoteConnection *conn)
 static void
 finish_opening(RemoteConnection *conn)
 {
-	UserMapping *mapping = require_mapping(conn->key.userid, GetForeignServer(conn->key.serverid));
+	ForeignServer *server = GetForeignServer(conn->key.serverid);
+	UserMapping *mapping = require_mapping(conn->key.userid, server);
+	bool		connected = wait_until_connected(conn);
 
-	finish_connecting(conn);
+	if (!connected && remote_session_startup_refused(conn))
+	{
+		conn->plain_startup = true;
+		close_connection(conn);
+		start_connecting(conn, server, mapping);
+		connected = wait_until_connected(conn);
+	}
+	if (!connected)
+		connect_failed(conn, PQerrorMessage(conn->pg));
 	if (password_is_required(mapping) && !PQconnectionUsedPassword(conn->pg))
 	{
 		close_connection(conn);

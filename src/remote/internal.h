@@ -127,6 +127,7 @@ struct RemoteConnection
 	int			date_order;
 	int			lock_timeout;
 	int			parallel_workers;	/* -1: the node's own */
+	bool		plain_startup;	/* the settings can't be told at startup: a pooler refused */
 	bool		workers_told;	/* since the session began: else they are its own */
 
 	dlist_head	prepared;		/* of PreparedStatement, all */
@@ -208,6 +209,8 @@ extern bool remote_send_commands(RemoteConnection *conn);
 extern bool remote_is_idle(const RemoteConnection *conn);
 
 /* session.c */
+extern char *remote_session_startup(RemoteConnection *conn, const char *options_of_server);
+extern bool remote_session_startup_refused(const RemoteConnection *conn);
 extern void remote_session_setup(RemoteConnection *conn);
 extern char *remote_session_changes(RemoteConnection *conn);
 

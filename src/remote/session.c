@@ -2,8 +2,9 @@
  * session.c
  *		The node's session: settings that change results are the coordinator's.
  *
- * Some are the same for ever and told once: names are always qualified, values
- * travel in the unambiguous forms, the node's own limits and defaults do not apply.
+ * Some are the same for ever and told once, when the connection is made: names are
+ * always qualified, values travel in the unambiguous forms, the node's own limits and
+ * defaults do not apply.
  * Others follow this session and are told again whenever they have changed: the
  * time zone, the order of day and month, the lock timeout, the parallel workers of a
  * statement.  A rollback on the node may undo them, so whoever sees one (or an error)
@@ -12,27 +13,37 @@
  */
 #include "remote/internal.h"
 
+#include <ctype.h>
+
+#include "access/xlog.h"
+#include "lib/stringinfo.h"
 #include "miscadmin.h"
 #include "storage/proc.h"
 #include "utils/builtins.h"
 
-static const char fixed_settings[] =
-"SELECT pg_catalog.set_config(s.name, s.value, false) FROM (VALUES "
-"('search_path', 'pg_catalog'), "
-"('IntervalStyle', 'postgres'), "
-"('extra_float_digits', '3'), "
-/* a statement may have a branch for each shard, and would be compiled as often */
-"('jit', 'off'), "
-/* cursors are read to their end */
-"('cursor_tuple_fraction', '1'), "
-"('standard_conforming_strings', 'on'), "
-"('client_min_messages', 'error'), "
-"('statement_timeout', '0'), "
-"('idle_in_transaction_session_timeout', '0'), "
-"('idle_session_timeout', '0'), "
-"('default_transaction_isolation', 'read committed'), "
-"('default_transaction_read_only', 'off'), "
-"('default_transaction_deferrable', 'off')) AS s (name, value)";
+typedef struct FixedSetting
+{
+	const char *name;
+	const char *value;
+} FixedSetting;
+
+static const FixedSetting fixed_settings[] = {
+	{"search_path", "pg_catalog"},
+	{"IntervalStyle", "postgres"},
+	{"extra_float_digits", "3"},
+	/* a statement may have a branch for each shard, and would be compiled as often */
+	{"jit", "off"},
+	/* cursors are read to their end */
+	{"cursor_tuple_fraction", "1"},
+	{"standard_conforming_strings", "on"},
+	{"client_min_messages", "error"},
+	{"statement_timeout", "0"},
+	{"idle_in_transaction_session_timeout", "0"},
+	{"idle_session_timeout", "0"},
+	{"default_transaction_isolation", "read committed"},
+	{"default_transaction_read_only", "off"},
+	{"default_transaction_deferrable", "off"}
+};
 
 static const char *
 date_order_name(int order)
@@ -48,15 +59,101 @@ date_order_name(int order)
 	}
 }
 
-/* Sent with the connection's first statement; an error in it surfaces there. */
+/* The deadlock detector finds this backend by the application name. */
+static char *
+application_name(void)
+{
+	return psprintf("dbscale " UINT64_FORMAT " %u %d", GetSystemIdentifier(), MyDatabaseId, MyProcPid);
+}
+
+/* What follows this session is now told. */
+static void
+note_session(RemoteConnection *conn)
+{
+	strlcpy(conn->timezone, pg_get_timezone_name(session_timezone), sizeof(conn->timezone));
+	conn->date_order = DateOrder;
+	conn->lock_timeout = LockTimeout;
+	conn->parallel_workers = dbscale_node_parallel_workers;
+	conn->settings_known = true;
+}
+
+/* " -c name=value", with what separates options escaped. */
+static void
+append_option(StringInfo options, const char *name, const char *value)
+{
+	appendStringInfo(options, " -c %s=", name);
+	for (; *value != '\0'; value++)
+	{
+		if (*value == '\\' || isspace((unsigned char) *value))
+			appendStringInfoChar(options, '\\');
+		appendStringInfoChar(options, *value);
+	}
+}
+
+/*
+ * The settings as libpq's connection parameter "options", after what the server's own
+ * options say there: a new connection needs no round trip, and no statement, for them.
+ */
+char *
+remote_session_startup(RemoteConnection *conn, const char *options_of_server)
+{
+	StringInfoData options;
+
+	initStringInfo(&options);
+	if (options_of_server)
+		appendStringInfoString(&options, options_of_server);
+	if (conn->plain_startup)
+		return options.data;
+	for (int i = 0; i < lengthof(fixed_settings); i++)
+		append_option(&options, fixed_settings[i].name, fixed_settings[i].value);
+	append_option(&options, "application_name", application_name());
+	append_option(&options, "TimeZone", pg_get_timezone_name(session_timezone));
+	append_option(&options, "DateStyle", psprintf("ISO,%s", date_order_name(DateOrder)));
+	append_option(&options, "lock_timeout", psprintf("%d", LockTimeout));
+	note_session(conn);
+	/* not among them, for then they would be what the session goes back to */
+	conn->parallel_workers = -1;
+	return options.data;
+}
+
+/* A pooler says so, each in its own words, where it does not pass options on. */
+bool
+remote_session_startup_refused(const RemoteConnection *conn)
+{
+	return !conn->plain_startup && strstr(PQerrorMessage(conn->pg), "startup parameter") != NULL;
+}
+
+static char *
+fixed_settings_statement(void)
+{
+	StringInfoData sql;
+
+	initStringInfo(&sql);
+	appendStringInfo(&sql, "SELECT pg_catalog.set_config(s.name, s.value, false) FROM (VALUES ('application_name', %s)",
+					 quote_literal_cstr(application_name()));
+	for (int i = 0; i < lengthof(fixed_settings); i++)
+		appendStringInfo(&sql, ", ('%s', '%s')", fixed_settings[i].name, fixed_settings[i].value);
+	appendStringInfoString(&sql, ") AS s (name, value)");
+	return sql.data;
+}
+
+/*
+ * Sent with the connection's first statement; an error in it surfaces there.  A pooler
+ * may have dropped the startup's options without a word, which shows in the application
+ * name that the session reports: then all is told by statements.
+ */
 void
 remote_session_setup(RemoteConnection *conn)
 {
-	bool		sent;
+	const char *reported = PQparameterStatus(conn->pg, "application_name");
+	bool		sent = true;
 
-	conn->settings_known = false;
-	conn->workers_told = false;
-	sent = remote_send_command(conn, fixed_settings, NULL) && remote_send_sync(conn);
+	if (reported == NULL || strcmp(reported, application_name()) != 0)
+	{
+		conn->settings_known = false;
+		conn->workers_told = false;
+		sent = remote_send_command(conn, fixed_settings_statement(), NULL) && remote_send_sync(conn);
+	}
 	if (sent && PQserverVersion(conn->pg) >= 170000)
 		sent = remote_send_command(conn, "SET transaction_timeout = 0", NULL) &&
 			remote_send_sync(conn);
@@ -96,11 +193,7 @@ remote_session_changes(RemoteConnection *conn)
 		conn->parallel_workers == dbscale_node_parallel_workers && strcmp(conn->timezone, zone) == 0)
 		return NULL;
 
-	strlcpy(conn->timezone, zone, sizeof(conn->timezone));
-	conn->date_order = DateOrder;
-	conn->lock_timeout = LockTimeout;
-	conn->parallel_workers = dbscale_node_parallel_workers;
-	conn->settings_known = true;
+	note_session(conn);
 	return psprintf("SELECT pg_catalog.set_config('TimeZone', %s, false), "
 					"pg_catalog.set_config('DateStyle', 'ISO, %s', false), "
 					"pg_catalog.set_config('lock_timeout', '%d', false)%s",
