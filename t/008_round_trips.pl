@@ -71,6 +71,15 @@ IPC::Run::run(['pgbench', '-n', '-t', '1', '-M', 'extended', '-f', $pipeline, $d
 like($complaint, qr/duplicate key/, 'a pipeline whose last statement fails');
 is($db->sql("SELECT count(*) FROM users WHERE region = 'pipeline'"), '0', 'has done nothing');
 
+# Statements are prepared on a node, unless its server says that it cannot.
+my $prepared = sub { return $db->sql("SET plan_cache_mode = force_generic_plan; SELECT age FROM users WHERE id = $one; SELECT result FROM dbscale.run_on_nodes('SELECT count(*) FROM pg_prepared_statements') WHERE node = dbscale.node_for('users', $one)") };
+like($prepared->(), qr/^\d*\n1$/, 'the statement is prepared on its node');
+$db->sql("DO \$\$ BEGIN EXECUTE format('ALTER SERVER %I OPTIONS (ADD use_prepared_statements ''off'')', dbscale.node_for('users', $one)); END \$\$");
+like($prepared->(), qr/^\d*\n0$/, 'unless the server has use_prepared_statements off');
+my (undef, undef, $refused) = $db->try("DO \$\$ BEGIN EXECUTE format('ALTER SERVER %I OPTIONS (SET use_prepared_statements ''perhaps'')', dbscale.node_for('users', $one)); END \$\$");
+like($refused, qr/requires a Boolean value/, 'which is on or off');
+$db->sql("DO \$\$ BEGIN EXECUTE format('ALTER SERVER %I OPTIONS (DROP use_prepared_statements)', dbscale.node_for('users', $one)); END \$\$");
+
 # A constraint that is checked when the node commits is an error of the statement.
 $db->sql("ALTER TABLE posts ADD CONSTRAINT author FOREIGN KEY (user_id) REFERENCES users (id) DEFERRABLE INITIALLY DEFERRED");
 my (undef, undef, $error) = $db->try("INSERT INTO posts VALUES (777777, 1, 1)");

@@ -15,11 +15,15 @@
 #include "access/sysattr.h"
 #include "access/table.h"
 #include "catalog/partition.h"
+#include "catalog/pg_foreign_server.h"
+#include "catalog/pg_type.h"
+#include "commands/defrem.h"
 #include "foreign/foreign.h"
 #include "nodes/makefuncs.h"
 #include "nodes/pathnodes.h"
 #include "nodes/plannodes.h"
 #include "parser/parsetree.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
@@ -69,18 +73,37 @@ refuse_option(const char *name)
 					 errhint("Remove the option.")));
 }
 
+/* An option of a node that postgres_fdw does not know; defGetBoolean checks its value. */
+static bool
+is_our_option(DefElem *option, Oid catalog)
+{
+	if (catalog != ForeignServerRelationId || strcmp(option->defname, REMOTE_PREPARED_OPTION) != 0)
+		return false;
+	(void) defGetBoolean(option);
+	return true;
+}
+
 Datum
 dbscale_fdw_validator(PG_FUNCTION_ARGS)
 {
 	List	   *options = untransformRelOptions(PG_GETARG_DATUM(0));
+	ArrayBuildState *theirs = initArrayResult(TEXTOID, CurrentMemoryContext, false);
 	PGFunction	validator;
 	ListCell   *lc;
 
 	foreach(lc, options)
-		refuse_option(lfirst_node(DefElem, lc)->defname);
+	{
+		DefElem    *option = lfirst_node(DefElem, lc);
+
+		refuse_option(option->defname);
+		if (!is_our_option(option, PG_GETARG_OID(1)))
+			theirs = accumArrayResult(theirs,
+									  CStringGetTextDatum(psprintf("%s=%s", option->defname, defGetString(option))),
+									  false, TEXTOID, CurrentMemoryContext);
+	}
 	validator = (PGFunction) load_external_function("$libdir/postgres_fdw",
 													"postgres_fdw_validator", true, NULL);
-	return DirectFunctionCall2(validator, PG_GETARG_DATUM(0), PG_GETARG_DATUM(1));
+	return DirectFunctionCall2(validator, makeArrayResult(theirs, CurrentMemoryContext), PG_GETARG_DATUM(1));
 }
 
 /* ---- planning ---- */

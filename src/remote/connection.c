@@ -306,6 +306,22 @@ require_enabled(Oid serverid)
 						 quote_literal_cstr(NameStr(node->name)))));
 }
 
+/* A pooler before the node may lack prepared statements. */
+static bool
+may_prepare(ForeignServer *server)
+{
+	ListCell   *lc;
+
+	foreach(lc, server->options)
+	{
+		DefElem    *def = lfirst(lc);
+
+		if (strcmp(def->defname, REMOTE_PREPARED_OPTION) == 0)
+			return defGetBoolean(def);
+	}
+	return true;
+}
+
 /* ---- connecting ---- */
 
 static void
@@ -406,6 +422,7 @@ begin_opening(RemoteConnection *conn)
 
 	conn->broken = true;
 	conn->invalidated = false;
+	conn->prepares = may_prepare(server);
 	start_connecting(conn, server, mapping);
 }
 

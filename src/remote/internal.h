@@ -127,6 +127,7 @@ struct RemoteConnection
 	int			date_order;
 	int			lock_timeout;
 	int			parallel_workers;	/* -1: the node's own */
+	bool		prepares;		/* statements may be prepared on the node */
 	bool		plain_startup;	/* the settings can't be told at startup: a pooler refused */
 	bool		workers_told;	/* since the session began: else they are its own */
 

@@ -47,6 +47,9 @@ typedef struct RemoteRow
 #define REMOTE_KEEP_ROWS	0x04	/* keep rows read, for remote_rewind */
 #define REMOTE_CONTROL		0x08	/* ends a transaction: the session's settings don't matter */
 
+/* Option of a node (a foreign server): may statements be prepared on it?  See settings. */
+#define REMOTE_PREPARED_OPTION "use_prepared_statements"
+
 /*
  * The cached connection for this node and user, opened (and its session set up)
  * if need be, replaced silently if found broken while no transaction uses it.

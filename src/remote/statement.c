@@ -137,7 +137,7 @@ dbscale_remote_send(RemoteConnection *conn, const char *sql, const RemoteParams 
 	sent = ((flags & REMOTE_CONTROL) || send_preliminaries(conn)) && remote_send_commands(conn);
 	if (sent)
 	{
-		if ((flags & REMOTE_PREPARE) && dbscale_use_prepared_statements)
+		if ((flags & REMOTE_PREPARE) && dbscale_use_prepared_statements && conn->prepares)
 			sent = send_prepared(stmt, sql, params);
 		else
 			sent = send_plain(stmt, sql, params);
