@@ -31,6 +31,9 @@
 #include "utils/wait_event.h"
 
 static HTAB *connections = NULL;
+/* The same as a list, and how many of them are in remote transactions: for every statement asks. */
+static dlist_head all_connections = DLIST_STATIC_INIT(all_connections);
+static int	in_transactions = 0;
 static List *libpq_options = NIL;	/* char *, in TopMemoryContext */
 
 /* ---- losing and closing ---- */
@@ -103,12 +106,19 @@ dbscale_remote_mark_broken(RemoteConnection *conn)
 		remote_lose(conn, "");
 }
 
+static void
+set_in_transaction(RemoteConnection *conn, bool value)
+{
+	in_transactions += (int) value - (int) conn->in_transaction;
+	conn->in_transaction = value;
+}
+
 void
 dbscale_remote_disconnect(RemoteConnection *conn)
 {
 	close_connection(conn);
 	conn->broken = false;
-	conn->in_transaction = false;
+	set_in_transaction(conn, false);
 }
 
 /* Backend exit. */
@@ -527,6 +537,7 @@ lookup(Oid serverid, Oid userid)
 	if (!found)
 	{
 		memset((char *) conn + sizeof(RemoteKey), 0, sizeof(RemoteConnection) - sizeof(RemoteKey));
+		dlist_push_tail(&all_connections, &conn->in_all);
 		dlist_init(&conn->queue);
 		remote_prepared_init(conn);
 		conn->context = AllocSetContextCreate(TopMemoryContext, "dbscale connection",
@@ -568,13 +579,15 @@ same_access(UserMapping *a, UserMapping *b)
 static RemoteConnection *
 find_shared(Oid serverid, Oid userid)
 {
-	HASH_SEQ_STATUS seq;
-	RemoteConnection *conn;
 	UserMapping *mapping = NULL;
+	dlist_iter	iter;
 
-	hash_seq_init(&seq, connections);
-	while ((conn = hash_seq_search(&seq)) != NULL)
+	if (in_transactions == 0)
+		return NULL;
+	dlist_foreach(iter, &all_connections)
 	{
+		RemoteConnection *conn = dlist_container(RemoteConnection, in_all, iter.cur);
+
 		if (!conn->in_transaction || conn->pg == NULL || conn->key.serverid != serverid ||
 			conn->key.userid == userid ||
 			!SearchSysCacheExists1(AUTHOID, ObjectIdGetDatum(conn->key.userid)))
@@ -583,10 +596,7 @@ find_shared(Oid serverid, Oid userid)
 			mapping = require_mapping(userid, GetForeignServer(serverid));
 		if (same_access(mapping, require_mapping(conn->key.userid, GetForeignServer(serverid))) &&
 			(!password_is_required(mapping) || PQconnectionUsedPassword(conn->pg)))
-		{
-			hash_seq_term(&seq);
 			return conn;
-		}
 	}
 	return NULL;
 }
@@ -658,15 +668,13 @@ remote_require_usable(RemoteConnection *conn)
 List *
 dbscale_remote_connections(void)
 {
-	HASH_SEQ_STATUS seq;
-	RemoteConnection *conn;
 	List	   *result = NIL;
+	dlist_iter	iter;
 
-	if (connections == NULL)
-		return NIL;
-	hash_seq_init(&seq, connections);
-	while ((conn = hash_seq_search(&seq)) != NULL)
+	dlist_foreach(iter, &all_connections)
 	{
+		RemoteConnection *conn = dlist_container(RemoteConnection, in_all, iter.cur);
+
 		if (conn->pg)
 			result = lappend(result, conn);
 	}
@@ -714,7 +722,7 @@ void
 dbscale_remote_set_transaction_state(RemoteConnection *conn, void *state)
 {
 	conn->transaction_state = state;
-	conn->in_transaction = state != NULL;
+	set_in_transaction(conn, state != NULL);
 }
 
 void

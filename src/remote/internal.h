@@ -95,6 +95,7 @@ typedef struct RemoteKey
 struct RemoteConnection
 {
 	RemoteKey	key;			/* of the hash table; first */
+	dlist_node	in_all;			/* of the list of all */
 	PGconn	   *pg;				/* NULL when not connected */
 	struct WaitEventSet *wait_set;	/* of pg's socket and our latch; NULL until it is needed */
 	PostgresPollingStatusType polling;	/* what libpq waits for while it connects */
