@@ -49,9 +49,11 @@ foreach my $way (sort keys %ways)
 	my $protocol = $way eq 'locked' ? 'simple' : 'prepared';
 	my ($out, $err) = ('', '');
 
+	# A thread a client: pgbench waits for PQprepare() with all clients of the thread.  One that
+	# waits behind a move then keeps another from ending the transaction the move waits for.
 	append_to_file($file, "BEGIN;\n$ways{$way}\nEND;\n");
 	push @runs, { way => $way, out => \$out, err => \$err,
-		handle => IPC::Run::start([ 'pgbench', '-n', '-c', 2, '-M', $protocol, '-T', $seconds, '--max-tries=0',
+		handle => IPC::Run::start([ 'pgbench', '-n', '-c', 2, '-j', 2, '-M', $protocol, '-T', $seconds, '--max-tries=0',
 				'-f', $file, $db->coordinator->connstr('postgres') ], '<', \'', '>', \$out, '2>', \$err) };
 }
 
