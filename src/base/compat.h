@@ -89,6 +89,13 @@ extern Oid	GetNewRelFileNumber(Oid reltablespace, Relation pg_class, char relper
 #define dbscale_proc_lxid(proc) ((proc)->vxid.lxid)
 #endif
 
+/* 17: transaction_timeout */
+#if PG_VERSION_NUM >= 170000
+#define compat_transaction_timeout_is_pending() (TransactionTimeoutPending != 0)
+#else
+#define compat_transaction_timeout_is_pending() false
+#endif
+
 /* 18 divided explain.h */
 #if PG_VERSION_NUM >= 180000
 #include "commands/explain_format.h"

@@ -156,6 +156,8 @@ extern bool dbscale_remote_wait_idle(RemoteConnection *conn, int timeout_ms);
 extern bool dbscale_remote_has_failed(const RemoteStatement *stmt);
 /* As in a wait: the hook below, then CHECK_FOR_INTERRUPTS. */
 extern void dbscale_remote_check_interrupts(void);
+/* Would that throw?  For who waits and may not be thrown out, but may tell the node to stop. */
+extern bool dbscale_remote_interrupt_is_pending(void);
 /* Ask the node to stop what it does, no more. */
 extern void dbscale_remote_request_cancel(RemoteConnection *conn);
 /* Statements sent at this nesting level belong to the one below from now on. */
@@ -171,10 +173,12 @@ extern void *dbscale_remote_transaction_state(RemoteConnection *conn);
 extern void dbscale_remote_set_transaction_state(RemoteConnection *conn, void *state);
 
 /*
- * Called before CHECK_FOR_INTERRUPTS wherever a wait for a node may be interrupted
- * (so never after the local commit); may throw.  The deadlock detector's.
+ * The deadlock detector's.  The first is called before CHECK_FOR_INTERRUPTS wherever a
+ * wait for a node may be interrupted (so never after the local commit), and may throw;
+ * the second tells, without throwing, whether the first would.
  */
 extern void (*dbscale_remote_interrupt_hook) (void);
+extern bool (*dbscale_remote_interrupt_pending_hook) (void);
 
 extern void dbscale_remote_init(void);
 

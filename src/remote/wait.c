@@ -17,13 +17,23 @@
 #include "utils/wait_event.h"
 
 void		(*dbscale_remote_interrupt_hook) (void) = NULL;
+bool		(*dbscale_remote_interrupt_pending_hook) (void) = NULL;
 
 void
 dbscale_remote_check_interrupts(void)
 {
-	if (dbscale_remote_interrupt_hook)
+	if (dbscale_remote_interrupt_hook && InterruptHoldoffCount == 0)
 		dbscale_remote_interrupt_hook();
 	CHECK_FOR_INTERRUPTS();
+}
+
+bool
+dbscale_remote_interrupt_is_pending(void)
+{
+	if (dbscale_remote_interrupt_pending_hook && dbscale_remote_interrupt_pending_hook())
+		return true;
+	return InterruptPending &&
+		(QueryCancelPending || ProcDiePending || compat_transaction_timeout_is_pending());
 }
 
 RemoteWait

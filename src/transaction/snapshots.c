@@ -48,7 +48,8 @@
  * nodes in place of (b) and (c): a cursor's snapshot is that of its declaration.  All
  * that the statement reads has to be sent at once.  (Declaring locks the tables as any
  * query does.  Whoever has locked a shard against that, past the coordinator's lock on
- * the table, may be behind the gate: hence the limit of f.)  If 3 finds something the
+ * the table, may be behind the gate: hence the limit of f, and before it is reached the
+ * deadlock detector sees the circle.)  If 3 finds something the
  * statement fails.
  *
  * A transaction that keeps one snapshot (REPEATABLE READ, SERIALIZABLE) opens all its
@@ -164,7 +165,7 @@ wait_for_answer(RemoteConnection *conn, RemoteStatement *stmt, TimestampTz deadl
 {
 	while (!dbscale_remote_wait_done(stmt, INTERRUPT_POLL_MS))
 	{
-		CHECK_FOR_INTERRUPTS();
+		dbscale_remote_check_interrupts();
 		if (GetCurrentTimestamp() >= deadline)
 			ereport(ERROR,
 					(errcode(ERRCODE_CONNECTION_FAILURE),

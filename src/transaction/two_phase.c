@@ -47,6 +47,8 @@
 
 /* While a COMMIT is awaited we look for interrupts this often. */
 #define INTERRUPT_POLL_MS 100
+/* And ask the node again to stop, for a request that comes before the command is ignored. */
+#define CANCEL_AGAIN_MS 1000
 
 /* ---- one node alone ---- */
 
@@ -63,26 +65,42 @@ raise_unknown_outcome(RemoteConnection *conn)
 }
 
 /*
- * A user's cancel can't be served by an error here: the transaction may commit all
- * the same.  So it is passed on to the node, and what that answers is the outcome.
+ * A user's cancel, or the end of a deadlock that we are in, can't be served by an error
+ * here: the transaction may commit all the same.  So it is passed on to the node, and
+ * what that answers is the outcome.
  */
 static void
 wait_for_outcome(RemoteConnection *conn)
 {
 	TimestampTz deadline = 0;
+	TimestampTz next_request = 0;
 
 	while (!dbscale_remote_wait_idle(conn, INTERRUPT_POLL_MS))
 	{
-		if (deadline == 0 && InterruptPending && (QueryCancelPending || ProcDiePending))
+		TimestampTz now = GetCurrentTimestamp();
+
+		if (deadline == 0 && !dbscale_remote_interrupt_is_pending())
+			continue;
+		if (deadline == 0)
+			deadline = TimestampTzPlusMilliseconds(now, dbscale_commit_timeout);
+		if (now >= deadline)
+			raise_unknown_outcome(conn);
+		if (now >= next_request)
 		{
 			dbscale_remote_request_cancel(conn);
-			deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), dbscale_commit_timeout);
+			next_request = TimestampTzPlusMilliseconds(now, CANCEL_AGAIN_MS);
 		}
-		if (deadline != 0 && GetCurrentTimestamp() >= deadline)
-			raise_unknown_outcome(conn);
 	}
 	if (dbscale_remote_is_broken(conn))
 		raise_unknown_outcome(conn);
+}
+
+/* The node was told to stop: by whom is a better error than that it did. */
+static void
+raise_what_stopped(const RemoteStatement *stmt)
+{
+	if (dbscale_remote_has_failed(stmt))
+		dbscale_remote_check_interrupts();
 }
 
 /* A statement was committed by its node, and interrupts are held back: see transaction.c. */
@@ -92,9 +110,7 @@ void
 dbscale_transaction_finish_alone(RemoteConnection *conn, RemoteStatement *stmt)
 {
 	wait_for_outcome(conn);
-	/* it was told to stop: by whom is the better error */
-	if (dbscale_remote_has_failed(stmt))
-		dbscale_remote_check_interrupts();
+	raise_what_stopped(stmt);
 	HOLD_INTERRUPTS();
 	committed_alone = true;
 	dbscale_remote_sync(conn);
@@ -132,6 +148,7 @@ commit_alone(RemoteTransaction *writer)
 	wait_for_outcome(writer->conn);
 	writer->changing = false;
 	writer->depth = 0;			/* an error of COMMIT ends the transaction too */
+	raise_what_stopped(stmt);
 	require_tag(writer, stmt, "COMMIT");
 	dbscale_remote_close(stmt);
 }

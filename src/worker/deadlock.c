@@ -28,7 +28,9 @@
  * The victim is the youngest transaction of the circle among those that wait on a
  * node.  It is not sent a signal, which could hit its next statement: it is entered,
  * with its transaction, in a list in shared memory and woken up.  When it waits for
- * a node it looks there, and raises deadlock_detected if it is meant.
+ * a node it looks there, and raises deadlock_detected if it is meant.  One that waits
+ * for the outcome of a commit can't: it has the node cancel it, and then raises the
+ * error if the node has given up.
  *
  * The nodes are asked only while at least one statement runs longer than half of
  * dbscale.deadlock_interval and waits.
@@ -120,37 +122,51 @@ typedef struct Deadlock
 
 static DeadlockShared *shared = NULL;
 static LWLock *lock = NULL;
+
+/* Our own entry, taken out of the list: it holds as long as we are in its transaction. */
+static Victim own_entry;
+
 /* ---- the list of victims ---- */
 
-/* Called by every backend that waits for a node, before CHECK_FOR_INTERRUPTS. */
 static void
-fail_if_victim(void)
+take_own_entry(void)
 {
-	char		detail[MESSAGE_LENGTH];
-	bool		found = false;
-
-	if (pg_atomic_read_u32(&shared->victims_count) == 0)
-		return;
 	LWLockAcquire(lock, LW_EXCLUSIVE);
-	for (int i = 0; i < MAX_VICTIMS && !found; i++)
+	for (int i = 0; i < MAX_VICTIMS; i++)
 	{
 		Victim	   *victim = &shared->victims[i];
 
 		if (victim->pid != MyProcPid)
 			continue;
-		found = victim->lxid == dbscale_proc_lxid(MyProc);
-		strlcpy(detail, victim->detail, sizeof(detail));
+		own_entry = *victim;
 		victim->pid = 0;
 		pg_atomic_fetch_sub_u32(&shared->victims_count, 1);
+		break;
 	}
 	LWLockRelease(lock);
+}
 
-	if (found)
-		ereport(ERROR,
-				(errcode(ERRCODE_T_R_DEADLOCK_DETECTED),
-				 errmsg("deadlock detected between nodes"),
-				 errdetail_internal("%s", detail),
-				 errhint("Run the transaction again.")));
+/* For a backend that waits for a node and may not throw. */
+static bool
+is_victim(void)
+{
+	if (pg_atomic_read_u32(&shared->victims_count) > 0)
+		take_own_entry();
+	return own_entry.pid != 0 && own_entry.lxid == dbscale_proc_lxid(MyProc);
+}
+
+/* Called by every backend that waits for a node, before CHECK_FOR_INTERRUPTS. */
+static void
+fail_if_victim(void)
+{
+	if (!is_victim())
+		return;
+	own_entry.pid = 0;
+	ereport(ERROR,
+			(errcode(ERRCODE_T_R_DEADLOCK_DETECTED),
+			 errmsg("deadlock detected between nodes"),
+			 errdetail_internal("%s", own_entry.detail),
+			 errhint("Run the transaction again.")));
 }
 
 static bool
@@ -212,6 +228,7 @@ dbscale_deadlock_init(void)
 {
 	dbscale_shared_area("dbscale_deadlock", sizeof(DeadlockShared), (void **) &shared, &lock);
 	dbscale_remote_interrupt_hook = fail_if_victim;
+	dbscale_remote_interrupt_pending_hook = is_victim;
 }
 
 /* ---- a look ---- */
