@@ -33,7 +33,8 @@
  * error if the node has given up.
  *
  * The nodes are asked only while at least one statement runs longer than half of
- * dbscale.deadlock_interval and waits.
+ * dbscale.deadlock_interval and waits.  Sessions that do not tell when their statement
+ * began (track_activities is off, or a background worker's) count as if it ran that long.
  */
 #include "worker/registry.h"
 
@@ -76,7 +77,7 @@ typedef struct Candidate
 {
 	int			pid;
 	LocalTransactionId lxid;
-	TimestampTz xact_start;
+	TimestampTz xact_start;		/* DT_NOBEGIN: not known */
 } Candidate;
 
 typedef struct Session
@@ -234,8 +235,8 @@ dbscale_deadlock_init(void)
 /* ---- a look ---- */
 
 /*
- * Backends whose statement has been running for half of the interval; it is
- * pointless to ask the nodes if none of them waits for one.
+ * Backends whose statement has been running for half of the interval, for all we know;
+ * it is pointless to ask the nodes if none of them waits for one.
  */
 static void
 read_candidates(void *arg)
@@ -249,8 +250,8 @@ read_candidates(void *arg)
 	if (SPI_execute_with_args("SELECT pid, xact_start, coalesce(wait_event_type IN ('Extension', 'IPC', 'Client'), false) "
 							  "FROM pg_catalog.pg_stat_get_activity(NULL) "
 							  "WHERE datid = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()) "
-							  "AND pid <> pg_catalog.pg_backend_pid() AND state = 'active' "
-							  "AND query_start < pg_catalog.clock_timestamp() - $1 * interval '1 millisecond'",
+							  "AND pid <> pg_catalog.pg_backend_pid() AND coalesce(state, '') NOT LIKE 'idle%' "
+							  "AND coalesce(query_start < pg_catalog.clock_timestamp() - $1 * interval '1 millisecond', true)",
 							  1, types, values, NULL, true, 0) != SPI_OK_SELECT)
 		elog(ERROR, "could not read sessions");
 	for (uint64 i = 0; i < SPI_processed; i++)
@@ -271,6 +272,8 @@ read_candidates(void *arg)
 		candidate->pid = pid;
 		candidate->lxid = dbscale_proc_lxid(proc);
 		candidate->xact_start = DatumGetTimestampTz(SPI_getbinval(tuple, desc, 2, &isnull));
+		if (isnull)
+			candidate->xact_start = DT_NOBEGIN;
 		look->candidates = lappend(look->candidates, candidate);
 		MemoryContextSwitchTo(previous);
 	}
