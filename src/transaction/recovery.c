@@ -213,14 +213,17 @@ gid_is_in_progress(const char *gid)
 
 /* ---- resolving ---- */
 
-/* One resolver for the log at a time; an advisory lock, as it is no one's table lock. */
-static void
-lock_recovery(Oid log_relid)
+/*
+ * One resolver for the log at a time; an advisory lock, as it is no one's table lock.
+ * False if somebody else is at it and we shall not wait.
+ */
+static bool
+lock_recovery(Oid log_relid, bool wait)
 {
 	LOCKTAG		tag;
 
 	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, 0x64627363, log_relid, 2);
-	(void) LockAcquire(&tag, ExclusiveLock, false, false);
+	return LockAcquire(&tag, ExclusiveLock, false, !wait) != LOCKACQUIRE_NOT_AVAIL;
 }
 
 /* The name on the node of a local role with a mapping of its own. */
@@ -369,7 +372,7 @@ resolve_all(RemoteConnection *conn, Relation rel, List *prepared, List **log)
 }
 
 int
-dbscale_transaction_recover_node(Oid serverid, Oid userid)
+dbscale_transaction_recover_node(Oid serverid, Oid userid, bool wait)
 {
 	Relation	rel;
 	RemoteConnection *conn;
@@ -379,7 +382,11 @@ dbscale_transaction_recover_node(Oid serverid, Oid userid)
 	if (RecoveryInProgress())
 		return 0;
 	rel = table_open(dbscale_relation_oid("transaction_log"), RowExclusiveLock);
-	lock_recovery(RelationGetRelid(rel));
+	if (!lock_recovery(RelationGetRelid(rel), wait))
+	{
+		table_close(rel, NoLock);
+		return 0;
+	}
 	conn = connect_for_recovery(serverid, userid);
 	resolved = resolve_all(conn, rel, read_prepared(conn), &log);
 	if (log != NIL)
@@ -442,7 +449,7 @@ recover_action(const ShardNode *node, void *arg)
 	int		   *total = arg;
 
 	*total += dbscale_transaction_recover_node(node->serverid,
-											   GetForeignServer(node->serverid)->owner);
+											   GetForeignServer(node->serverid)->owner, true);
 }
 
 /* dbscale.recover_transactions() */

@@ -81,8 +81,9 @@ extern void dbscale_transaction_flush_pending(void);
 /*
  * Resolve what a crash left prepared on one node, following dbscale.transaction_log.
  * Returns how many it resolved.  For the worker and dbscale.recover_transactions().
+ * Without `wait` it does nothing while somebody else is at it.
  */
-extern int	dbscale_transaction_recover_node(Oid serverid, Oid userid);
+extern int	dbscale_transaction_recover_node(Oid serverid, Oid userid, bool wait);
 
 extern void dbscale_transaction_init(void);
 

@@ -230,11 +230,15 @@ dbscale_maintenance_nodes(void)
 	return list.nodes;
 }
 
+/*
+ * Not waiting: who has called recover_transactions() keeps others out until the end of
+ * his transaction, and may be in a deadlock that only our next task can break.
+ */
 static void
 recover_node(void *arg)
 {
 	const NodeRef *node = arg;
-	int			resolved = dbscale_transaction_recover_node(node->serverid, node->userid);
+	int			resolved = dbscale_transaction_recover_node(node->serverid, node->userid, false);
 
 	if (resolved > 0)
 		ereport(LOG, errmsg("dbscale: resolved %d transactions on node \"%s\"",
