@@ -190,6 +190,26 @@ prepared_has(List *prepared, const char *gid)
 	return false;
 }
 
+/* The transaction id in a gid that begins as ours do. */
+static bool
+read_gid(const char *gid, uint64 *xid)
+{
+	const char *rest = gid + strlen(gid_prefix());
+	char	   *end;
+
+	*xid = strtou64(rest, &end, 10);
+	return end != rest && *end == '_';
+}
+
+/* It has been given, and not so long ago that 32 bits of it mean another. */
+static bool
+xid_is_recent(uint64 xid)
+{
+	uint64		next = U64FromFullTransactionId(ReadNextFullTransactionId());
+
+	return xid < next && next - xid <= PG_INT32_MAX;
+}
+
 /*
  * Is the gid's local transaction running?  A gid that can't be read is not ours to
  * resolve, and so counts as running.  An xid that has not been given yet is one that
@@ -199,16 +219,22 @@ prepared_has(List *prepared, const char *gid)
 bool
 gid_is_in_progress(const char *gid)
 {
-	const char *rest = gid + strlen(gid_prefix());
-	char	   *end;
-	uint64		xid = strtou64(rest, &end, 10);
-	uint64		next = U64FromFullTransactionId(ReadNextFullTransactionId());
+	uint64		xid;
 
-	if (end == rest || *end != '_')
+	if (!read_gid(gid, &xid))
 		return true;
-	if (xid >= next || next - xid > PG_INT32_MAX)
-		return false;
-	return TransactionIdIsInProgress((TransactionId) xid);
+	return xid_is_recent(xid) && TransactionIdIsInProgress((TransactionId) xid);
+}
+
+int
+dbscale_transaction_backend_of(const char *gid)
+{
+	uint64		xid;
+
+	if (strncmp(gid, gid_prefix(), strlen(gid_prefix())) != 0 || !read_gid(gid, &xid) ||
+		!xid_is_recent(xid))
+		return 0;
+	return BackendXidGetPid((TransactionId) xid);
 }
 
 /* ---- resolving ---- */

@@ -85,6 +85,9 @@ extern void dbscale_transaction_flush_pending(void);
  */
 extern int	dbscale_transaction_recover_node(Oid serverid, Oid userid, bool wait);
 
+/* The backend whose transaction this gid is a part of; 0: it has ended, or is not ours. */
+extern int	dbscale_transaction_backend_of(const char *gid);
+
 extern void dbscale_transaction_init(void);
 
 #endif							/* DBSCALE_TRANSACTION_H */

@@ -7,9 +7,10 @@
  * or some other session on a node.  Session W *waits for* B at a *place* (a node, or
  * the coordinator itself) when pg_blocking_pids() says so there.  The name
  * 'dbscale SYSTEM DATABASE PID' that our connections carry maps sessions on nodes to
- * backends of this coordinator.  A circle of waits at one place is broken by the
- * deadlock detector of that server; here we look for circles that lead over several
- * places, of which no server sees more than a part.
+ * backends of this coordinator, and so does the gid of what a backend has prepared: it
+ * may have to wait elsewhere before it can commit that.  A circle of waits at one place
+ * is broken by the deadlock detector of that server; here we look for circles that lead
+ * over several places, of which no server sees more than a part.
  *
  * Example: backend 100 has locked row x on node a and wants y on node b; backend 200
  * has y and wants x.  Node a reports 200 → 100, node b reports 100 → 200.
@@ -309,9 +310,12 @@ find_session(Look *look, int place, int pid)
 	return session;
 }
 
-/* The session behind a pid at the place that is being read. */
+/*
+ * The session behind a pid at the place that is being read; NULL for a prepared
+ * transaction (pid 0) that no backend of ours is committing or rolling back.
+ */
 static Session *
-identify_session(Look *look, const char *pid, const char *application_name)
+identify_session(Look *look, const char *pid, const char *name)
 {
 	uint64		system_identifier;
 	Oid			database;
@@ -319,7 +323,12 @@ identify_session(Look *look, const char *pid, const char *application_name)
 
 	if (look->place == COORDINATOR)
 		return find_session(look, COORDINATOR, atoi(pid));
-	if (sscanf(application_name, "dbscale " UINT64_FORMAT " %u %d",
+	if (atoi(pid) == 0)
+	{
+		coordinator_pid = dbscale_transaction_backend_of(name);
+		return coordinator_pid ? find_session(look, COORDINATOR, coordinator_pid) : NULL;
+	}
+	if (sscanf(name, "dbscale " UINT64_FORMAT " %u %d",
 			   &system_identifier, &database, &coordinator_pid) == 3 &&
 		system_identifier == GetSystemIdentifier() && database == MyDatabaseId)
 		return find_session(look, COORDINATOR, coordinator_pid);
@@ -332,16 +341,21 @@ add_wait(Look *look, const char *waiter_pid, const char *waiter_name,
 {
 	MemoryContext previous = MemoryContextSwitchTo(look->context);
 	Session    *waiter = identify_session(look, waiter_pid, waiter_name);
-	Wait	   *wait = palloc(sizeof(Wait));
+	Session    *blocker = identify_session(look, blocker_pid, blocker_name);
 
-	wait->blocker = identify_session(look, blocker_pid, blocker_name);
-	wait->place = look->place;
-	wait->place_name = look->place == COORDINATOR ? NULL : NameStr(look->node->name);
-	waiter->waits = lappend(waiter->waits, wait);
+	if (blocker != NULL)
+	{
+		Wait	   *wait = palloc(sizeof(Wait));
+
+		wait->blocker = blocker;
+		wait->place = look->place;
+		wait->place_name = look->place == COORDINATOR ? NULL : NameStr(look->node->name);
+		waiter->waits = lappend(waiter->waits, wait);
+	}
 	MemoryContextSwitchTo(previous);
 }
 
-/* pid 0 is a prepared transaction: it waits for nobody. */
+/* Each waiter and whom it waits for: pids and names.  Prepared transactions have no pid. */
 #define WAITS_QUERY(restriction) \
 	"SELECT w.pid, coalesce(wa.application_name, ''), b.pid, coalesce(ba.application_name, '') " \
 	"FROM (SELECT DISTINCT pid FROM pg_catalog.pg_locks WHERE NOT granted AND pid IS NOT NULL) w " \
@@ -349,6 +363,22 @@ add_wait(Look *look, const char *waiter_pid, const char *waiter_name,
 	"LEFT JOIN pg_catalog.pg_stat_activity wa ON wa.pid = w.pid " \
 	"LEFT JOIN pg_catalog.pg_stat_activity ba ON ba.pid = b.pid " \
 	"WHERE b.pid <> 0" restriction
+
+/*
+ * The waits for prepared transactions: pid 0, and their gids for names.  Which one it is
+ * that pg_blocking_pids() means is not said: those that have a lock on the same thing.
+ * (With one that does not conflict, a circle through it is broken needlessly.)
+ */
+#define PREPARED_WAITS_QUERY \
+	"(WITH l AS MATERIALIZED (SELECT * FROM pg_catalog.pg_locks) " \
+	"SELECT w.pid, coalesce(wa.application_name, ''), 0, p.gid FROM l w " \
+	"JOIN l h ON h.granted AND h.pid IS NULL AND h.locktype = w.locktype AND " \
+	"(h.database, h.relation, h.page, h.tuple, h.virtualxid, h.transactionid, h.classid, h.objid, h.objsubid) IS NOT DISTINCT FROM " \
+	"(w.database, w.relation, w.page, w.tuple, w.virtualxid, w.transactionid, w.classid, w.objid, w.objsubid) " \
+	"JOIN l x ON x.pid IS NULL AND x.locktype = 'transactionid' AND x.virtualtransaction = h.virtualtransaction " \
+	"JOIN pg_catalog.pg_prepared_xact() p ON p.transaction = x.transactionid " \
+	"LEFT JOIN pg_catalog.pg_stat_activity wa ON wa.pid = w.pid " \
+	"WHERE NOT w.granted AND w.pid IS NOT NULL AND 0 = ANY (pg_catalog.pg_blocking_pids(w.pid)))"
 
 /* Waits here, of backends of this database: others belong to a node in this server. */
 static void
@@ -378,8 +408,8 @@ read_node_waits(void *arg)
 	RemoteConnection *conn = dbscale_transaction_connection(look->node->serverid,
 															look->node->userid,
 															REMOTE_READ_ALONE);
-	RemoteStatement *stmt = dbscale_remote_send(conn, WAITS_QUERY(""), REMOTE_NO_PARAMS,
-												REMOTE_PREPARE, NULL);
+	RemoteStatement *stmt = dbscale_remote_send(conn, WAITS_QUERY("") " UNION ALL " PREPARED_WAITS_QUERY,
+												REMOTE_NO_PARAMS, REMOTE_PREPARE, NULL);
 	RemoteRow	row;
 
 	while (dbscale_remote_next_row(stmt, &row))
