@@ -8,6 +8,7 @@
 
 #include "catalog/metadata.h"
 #include "catalog/progress.h"
+#include "catalog/traffic.h"
 #include "ddl/ddl.h"
 #include "executor/wrapper.h"
 #include "planner/planner.h"
@@ -33,6 +34,7 @@ _PG_init(void)
 
 	dbscale_catalog_init();
 	dbscale_progress_init();
+	dbscale_traffic_init();
 	dbscale_remote_init();
 	dbscale_transaction_init();
 	dbscale_planner_init();

@@ -28,19 +28,29 @@ extern char *dbscale_debug_point_setting;
 #endif
 
 /* Settings, in the order of their names; see settings.c for what each does. */
+extern bool dbscale_auto_rebalance;
+extern char *dbscale_auto_rebalance_window;	/* see dbscale_parse_window */
 extern int	dbscale_commit_timeout;		/* ms */
 extern int	dbscale_connect_timeout;	/* s */
 extern bool dbscale_consistent_reads;
 extern int	dbscale_copy_buffer_size;	/* kB */
 extern int	dbscale_deadlock_interval;	/* ms */
 extern int	dbscale_idle_connection_timeout;	/* s */
+extern int	dbscale_max_counted_shards;
 extern int	dbscale_node_parallel_workers;	/* -1: the node's own */
 extern int	dbscale_premake_interval;	/* ms */
 extern int	dbscale_premake_ranges;
+extern int	dbscale_rebalance_threshold;	/* percent */
 extern int	dbscale_recovery_interval;	/* ms */
 extern bool dbscale_use_prepared_statements;
 
 extern void dbscale_settings_init(void);
+
+/*
+ * "HH:MM-HH:MM" as minutes of the day, the second exclusive and perhaps the smaller
+ * (over midnight); the whole day for NULL and "".  False: it is not of that form.
+ */
+extern bool dbscale_parse_window(const char *text, int *from, int *to);
 
 /* Raises the error with the line to add unless dbscale was preloaded. */
 extern bool dbscale_was_preloaded;

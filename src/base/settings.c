@@ -10,10 +10,14 @@ int			dbscale_connect_timeout = 10;
 int			dbscale_copy_buffer_size = 256;
 int			dbscale_deadlock_interval = 1000;
 int			dbscale_idle_connection_timeout = 600;
+int			dbscale_max_counted_shards = 8192;
 int			dbscale_node_parallel_workers = -1;
 int			dbscale_premake_interval = 60000;
 int			dbscale_premake_ranges = 2;
+int			dbscale_rebalance_threshold = 10;
 int			dbscale_recovery_interval = 5000;
+bool		dbscale_auto_rebalance = false;
+char	   *dbscale_auto_rebalance_window = NULL;
 bool		dbscale_consistent_reads = false;
 bool		dbscale_use_prepared_statements = true;
 
@@ -50,6 +54,9 @@ static const IntSetting int_settings[] = {
 	{"dbscale.idle_connection_timeout",
 		"Age at which an unused connection to a node is closed rather than used again.",
 		&dbscale_idle_connection_timeout, 600, 1, 86400, PGC_USERSET, GUC_UNIT_S},
+	{"dbscale.max_counted_shards",
+		"How many shards, of all databases, have their reads and writes counted (0: none).",
+		&dbscale_max_counted_shards, 8192, 0, 1048576, PGC_POSTMASTER, 0},
 	{"dbscale.node_parallel_workers",
 		"Parallel workers that a node may use for a part of a statement (-1: as the node is set).",
 		&dbscale_node_parallel_workers, -1, -1, 64, PGC_USERSET, 0},
@@ -59,10 +66,61 @@ static const IntSetting int_settings[] = {
 	{"dbscale.premake_ranges",
 		"How many empty ranges the maintenance worker keeps ahead of a table distributed by range.",
 		&dbscale_premake_ranges, 2, 0, 1000, PGC_SIGHUP, 0},
+	{"dbscale.rebalance_threshold",
+		"By how many percent a node may be above its fair share before shards are planned to leave it.",
+		&dbscale_rebalance_threshold, 10, 0, 1000, PGC_USERSET, 0},
 	{"dbscale.recovery_interval",
 		"How often the maintenance worker looks for transactions in doubt.",
 		&dbscale_recovery_interval, 5000, 100, 3600000, PGC_SIGHUP, GUC_UNIT_MS},
 };
+
+/* "HH:MM" to minutes; NULL where that is not what the text begins with. */
+static const char *
+parse_time_of_day(const char *text, int *minutes)
+{
+	int			fields[4];
+	static const int places[] = {0, 1, 3, 4};
+
+	for (int i = 0; i < lengthof(places); i++)
+	{
+		/* stops at the end of the text: a NUL is no digit */
+		if (i == 2 && text[2] != ':')
+			return NULL;
+		if (text[places[i]] < '0' || text[places[i]] > '9')
+			return NULL;
+		fields[i] = text[places[i]] - '0';
+	}
+	*minutes = (fields[0] * 10 + fields[1]) * 60 + fields[2] * 10 + fields[3];
+	return *minutes <= 24 * 60 && fields[2] < 6 ? text + 5 : NULL;
+}
+
+bool
+dbscale_parse_window(const char *text, int *from, int *to)
+{
+	const char *rest;
+
+	*from = 0;
+	*to = 24 * 60;
+	if (text == NULL || text[0] == '\0')
+		return true;
+	rest = parse_time_of_day(text, from);
+	if (rest == NULL || *rest != '-')
+		return false;
+	rest = parse_time_of_day(rest + 1, to);
+	return rest != NULL && *rest == '\0' && *from != *to;
+}
+
+static bool
+check_window(char **value, void **extra, GucSource source)
+{
+	int			from;
+	int			to;
+
+	if (dbscale_parse_window(*value, &from, &to))
+		return true;
+	GUC_check_errdetail("A window is two different times of the day, as in '01:00-05:00' or '22:30-04:00'; an empty one is the whole day.");
+	return false;
+}
 
 void
 dbscale_settings_init(void)
@@ -76,6 +134,14 @@ dbscale_settings_init(void)
 								NULL, NULL, NULL);
 	}
 
+	DefineCustomBoolVariable("dbscale.auto_rebalance",
+							 "Rebalance without being asked when nodes are out of balance.",
+							 NULL, &dbscale_auto_rebalance, false,
+							 PGC_SIGHUP, 0, NULL, NULL, NULL);
+	DefineCustomStringVariable("dbscale.auto_rebalance_window",
+							   "Time of the day in which dbscale.auto_rebalance may begin, as in 01:00-05:00 (empty: always).",
+							   NULL, &dbscale_auto_rebalance_window, "",
+							   PGC_SIGHUP, 0, check_window, NULL, NULL);
 	DefineCustomBoolVariable("dbscale.consistent_reads",
 							 "Read several nodes at one moment, so that a transaction over nodes is seen on all or on none.",
 							 NULL, &dbscale_consistent_reads, false,

@@ -78,7 +78,7 @@ shard_index(const TableGroup *group, int number)
 	return shard ? (int) (shard - group->shards) : -1;
 }
 
-/* dbscale.node: node, state, is_local */
+/* dbscale.node: node, state, is_local, added_at, capacity */
 static void
 read_node(CatalogCache *cache, const CatalogRow *row)
 {
@@ -90,6 +90,7 @@ read_node(CatalogCache *cache, const CatalogRow *row)
 	node->enabled = strcmp(state, "disabled") != 0;
 	node->draining = strcmp(state, "draining") == 0;
 	node->local = DatumGetBool(row->values[3]);
+	node->capacity = DatumGetFloat4(row->values[5]);
 	cache->nodes = lappend(cache->nodes, node);
 }
 

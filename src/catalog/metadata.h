@@ -29,6 +29,7 @@ typedef struct ShardNode
 	bool		enabled;
 	bool		draining;
 	bool		local;			/* a database of this server, made by add_local_node */
+	float4		capacity;		/* weight of its fair share; above 0 */
 } ShardNode;
 
 typedef struct Shard

@@ -13,6 +13,7 @@
 #include "executor/internal.h"
 #include "executor/fanout_scan.h"
 
+#include "catalog/traffic.h"
 #include "miscadmin.h"
 #include "nodes/extensible.h"
 #include "nodes/nodeFuncs.h"
@@ -282,12 +283,15 @@ node_sql(const FanoutTask *task, const FanoutNode *node)
 }
 
 static void
-send_to_node(FanoutScanState *state, FanoutNode *node, const RemoteParams *params)
+send_to_node(FanoutScanState *state, const TableGroup *group, FanoutNode *node, const RemoteParams *params)
 {
 	EState	   *estate = state->css.ss.ps.state;
 	int			flags = state->flags | (params != REMOTE_NO_PARAMS ? REMOTE_PREPARE : 0);
 	RemoteConnection *conn;
+	ListCell   *lc;
 
+	foreach(lc, node->shards)
+		dbscale_traffic_count(group->id, lfirst_int(lc), false);
 	conn = dbscale_run_connection(estate, node->serverid, state->in_run.userid,
 								  dbscale_run_use(state->run, node->serverid, state->in_run.userid));
 	INSTR_TIME_SET_CURRENT(node->sent_at);
@@ -325,7 +329,7 @@ send_statements(void *arg)
 			dbscale_remote_connect_ahead(((FanoutNode *) lfirst(lc))->serverid, state->in_run.userid);
 	}
 	foreach(lc, state->nodes)
-		send_to_node(state, lfirst(lc), params);
+		send_to_node(state, table->group, lfirst(lc), params);
 	state->current = 0;
 	state->turn = 0;
 	state->at_start = true;

@@ -201,6 +201,7 @@ extern RemoteConnection *dbscale_run_connection(EState *estate, Oid serverid, Oi
 extern bool dbscale_run_is_visible(PlanRun *writer);
 /* Every scan sees the data as they were before: send them first. */
 extern void dbscale_run_before_write(PlanRun *run);
+/* The run writes to the foreign table; counts as one write of the shard, however many rows. */
 extern void dbscale_run_note_write(PlanRun *run, Oid foreign_table);
 extern void dbscale_run_close(ForeignScanRun *scan);
 

@@ -12,6 +12,7 @@
 #include "executor/router_scan.h"
 
 #include "access/xact.h"
+#include "catalog/traffic.h"
 #include "miscadmin.h"
 #include "nodes/extensible.h"
 #include "nodes/nodeFuncs.h"
@@ -223,6 +224,8 @@ send_statement(RouterScanState *state)
 
 	compute_expressions(state, values, nulls);
 	state->shard = find_shard(state, values[task->key_expr], nulls[task->key_expr]);
+	dbscale_traffic_count(dbscale_catalog_require_distributed(task->key_table)->group->id, state->shard,
+						  task->targets != NIL);
 	foreach(lc, task->targets)
 		LockRelationOid(shard_table(lfirst_oid(lc), state->shard), RowExclusiveLock);
 	sql = dbscale_plan_shard_sql(&task->sql, task->relations, state->shard);

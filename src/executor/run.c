@@ -41,6 +41,7 @@
 #include "access/xact.h"
 #include "catalog/partition.h"
 #include "catalog/pg_type.h"
+#include "catalog/traffic.h"
 #include "miscadmin.h"
 #include "nodes/nodeFuncs.h"
 #include "tcop/pquery.h"
@@ -501,6 +502,27 @@ dbscale_run_send_read(PlanRun *run, RemoteConnection *conn, const char *sql,
 	return dbscale_transaction_declare(run->declaring, conn, sql, params, flags, label);
 }
 
+/* A join of colocated tables reads their shard once. */
+static void
+count_reads(const ForeignScanRun *scan)
+{
+	const TableGroup *last_group = NULL;
+	int			last_shard = -1;
+	ListCell   *lc;
+
+	foreach(lc, scan->relations)
+	{
+		int			shard;
+		const DistributedTable *table = dbscale_catalog_owner_of(lfirst_oid(lc), &shard);
+
+		if (table == NULL || table->group == NULL || (table->group == last_group && shard == last_shard))
+			continue;
+		dbscale_traffic_count(table->group->id, shard, false);
+		last_group = table->group;
+		last_shard = shard;
+	}
+}
+
 static void
 send_statement(ForeignScanRun *scan, RemoteUse use)
 {
@@ -531,6 +553,7 @@ static void
 send_scan(ForeignScanRun *scan)
 {
 	refuse_read_after_write(scan->run, scan->relations);
+	count_reads(scan);
 	send_statement(scan, use_for_scan(scan));
 }
 
@@ -752,9 +775,14 @@ void
 dbscale_run_note_write(PlanRun *run, Oid foreign_table)
 {
 	MemoryContext caller;
+	int			shard;
+	const DistributedTable *table;
 
 	if (list_member_oid(run->modified, foreign_table))
 		return;
+	table = dbscale_catalog_owner_of(foreign_table, &shard);
+	if (table != NULL && table->group != NULL)
+		dbscale_traffic_count(table->group->id, shard, true);
 	caller = MemoryContextSwitchTo(run->estate->es_query_cxt);
 	run->modified = lappend_oid(run->modified, foreign_table);
 	if (get_rel_relispartition(foreign_table))

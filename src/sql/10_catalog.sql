@@ -5,7 +5,9 @@ CREATE TABLE dbscale.node (
     state    text NOT NULL DEFAULT 'enabled'
              CHECK (state IN ('enabled', 'disabled', 'draining')),
     is_local boolean NOT NULL DEFAULT false,
-    added_at timestamptz NOT NULL DEFAULT now()
+    added_at timestamptz NOT NULL DEFAULT now(),
+    capacity real NOT NULL DEFAULT 1        -- of a fair share; NaN is greater than all
+             CHECK (capacity > 0 AND capacity <= 1000000)
 );
 COMMENT ON TABLE dbscale.node IS 'databases that hold shards; host, port and database are the options of the foreign server of the same name';
 

@@ -11,6 +11,18 @@ CREATE FUNCTION dbscale.node_replicas(OUT node name, OUT replicas bigint) RETURN
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'dbscale_node_replicas';
 COMMENT ON FUNCTION dbscale.node_replicas() IS 'streaming standbys of every node; null where the node does not let us see them';
 
+CREATE FUNCTION dbscale.shard_load(OUT table_group integer, OUT shard integer, OUT reads bigint, OUT writes bigint)
+    RETURNS SETOF record
+    LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'dbscale_shard_load';
+COMMENT ON FUNCTION dbscale.shard_load() IS 'statements that read and wrote each shard of a table group since the server''s start; null where they are not counted';
+
+CREATE FUNCTION dbscale.reset_shard_load() RETURNS void
+    LANGUAGE c AS 'MODULE_PATHNAME', 'dbscale_reset_shard_load';
+REVOKE ALL ON FUNCTION dbscale.reset_shard_load() FROM PUBLIC;
+COMMENT ON FUNCTION dbscale.reset_shard_load() IS 'counts the reads and writes of this database''s shards from zero';
+-- an extension that was here before has left its counts under the same numbers of groups
+SELECT dbscale.reset_shard_load();
+
 CREATE VIEW dbscale.shards AS
 SELECT t.relation,
        s.shard,
@@ -21,7 +33,9 @@ SELECT t.relation,
        END AS bounds,
        COALESCE(d.keys, 0) AS directory_keys,
        z.rows,
-       z.bytes
+       z.bytes,
+       l.reads,
+       l.writes
 FROM dbscale.distributed_table t
 JOIN dbscale.shard s USING (group_id)
 LEFT JOIN (SELECT group_id, shard, pg_catalog.count(*) AS keys
@@ -29,8 +43,11 @@ LEFT JOIN (SELECT group_id, shard, pg_catalog.count(*) AS keys
        ON d.group_id = s.group_id AND d.shard = s.shard
 LEFT JOIN (SELECT relation, shard, pg_catalog.max(rows) AS rows, pg_catalog.max(bytes) AS bytes
            FROM dbscale.shard_sizes() GROUP BY relation, shard) z
-       ON z.relation = t.relation AND z.shard = s.shard;
-COMMENT ON VIEW dbscale.shards IS 'shards of distributed tables: where they are, what they hold, how large they are';
+       ON z.relation = t.relation AND z.shard = s.shard
+LEFT JOIN (SELECT table_group, shard, pg_catalog.max(reads) AS reads, pg_catalog.max(writes) AS writes
+           FROM dbscale.shard_load() GROUP BY table_group, shard) l
+       ON l.table_group = s.group_id AND l.shard = s.shard;
+COMMENT ON VIEW dbscale.shards IS 'shards of distributed tables: where they are, what they hold, how large they are, and how much they are used (all colocated tables together)';
 
 CREATE VIEW dbscale.tables AS
 SELECT t.relation,
@@ -68,7 +85,8 @@ SELECT n.node,
         FROM dbscale.shard s JOIN dbscale.distributed_table t USING (group_id)
         WHERE s.node = n.node) AS shards,
        z.bytes,
-       r.replicas
+       r.replicas,
+       n.capacity
 FROM dbscale.node n
 LEFT JOIN pg_catalog.pg_foreign_server f ON f.srvname = n.node
 LEFT JOIN (SELECT node, pg_catalog.sum(bytes)::bigint AS bytes
