@@ -145,6 +145,10 @@ SET search_path = router, pg_catalog;
 SELECT count(*) FROM users WHERE id = 7::bigint;
 SET search_path = router;
 
+-- rows without columns
+SELECT FROM users WHERE id = 7;
+DO $$ BEGIN PERFORM FROM users WHERE id = 7; ASSERT FOUND; END $$;
+
 SET client_min_messages = warning;
 DROP SCHEMA router CASCADE;
 DROP OWNED BY router_user;

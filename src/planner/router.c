@@ -190,7 +190,8 @@ dbscale_router_plan(Query *query, int cursor_options, const char **reason)
 	task.relations = context.relations;
 	task.targets = written_tables(query, &task.inserts);
 	task.locks_rows = context.locks_rows;
-	task.has_result = dbscale_visible_columns(query) != NIL;
+	/* a SELECT has rows even if these have no columns */
+	task.has_result = query->commandType == CMD_SELECT || dbscale_visible_columns(query) != NIL;
 	task.check_as_user = context.check_as_user;
 	task.sql = dbscale_plan_deparse(shipped, context.relations);
 	if (task.sql.pieces == NIL)
