@@ -16,9 +16,9 @@
  *	   one count in the wrong place is the price of a hot path without a lock.
  *
  * At most dbscale.max_counted_shards slots are used; the table is a third larger, so
- * that probes are short and always end.  When no slot is left, those of shards that
- * are no more (and of databases) are emptied.  If that gives none, the shard is not
- * counted, and its counters show as NULL.
+ * that probes are short and always end.  When a database needs a slot and none is left,
+ * those of its shards that are no more, and of databases that are no more, are emptied.
+ * If that gives none, the shard is not counted, and its counters show as NULL.
  */
 #include "catalog/traffic.h"
 

@@ -1,7 +1,7 @@
 /*
  * nodes.c
  *		add_node, add_local_node, remove_node, disable_node, enable_node,
- *		grant_node_access.
+ *		set_node_capacity, grant_node_access.
  *
  * A node is three things: a foreign server of the node's name, user mappings on it,
  * and a row of dbscale.node.  Adding one makes the server and the caller's mapping,
@@ -35,7 +35,11 @@ DBSCALE_FUNCTION(dbscale_add_node);
 DBSCALE_FUNCTION(dbscale_add_local_node);
 DBSCALE_FUNCTION(dbscale_remove_node);
 DBSCALE_FUNCTION(dbscale_set_node_state);
+DBSCALE_FUNCTION(dbscale_set_node_capacity);
 DBSCALE_FUNCTION(dbscale_grant_node_access);
+
+/* As the CHECK of dbscale.node has it. */
+#define MAX_CAPACITY 1000000
 
 /* Options that belong to the user mapping; all others are the server's. */
 static const char *const mapping_options[] = {
@@ -505,6 +509,32 @@ dbscale_set_node_state(PG_FUNCTION_ARGS)
 	if (enable && !node->enabled)
 		(void) dbscale_remote_query_value(dbscale_remote_connect(node->serverid, dbscale_ddl_node_user(node)),
 										  "SELECT 1", REMOTE_NO_PARAMS);
+	PG_RETURN_VOID();
+}
+
+Datum
+dbscale_set_node_capacity(PG_FUNCTION_ARGS)
+{
+	char	   *name = required_name(fcinfo, 0, "the node's name");
+	float4		capacity;
+
+	require_superuser("set a node's capacity");
+	if (PG_ARGISNULL(1))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("the node's capacity must not be NULL")));
+	capacity = PG_GETARG_FLOAT4(1);
+	/* written so that NaN is refused */
+	if (!(capacity > 0 && capacity <= MAX_CAPACITY))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("a node's capacity must be above 0 and at most %d", MAX_CAPACITY),
+				 errdetail("It is relative to that of the other nodes, which is 1 by default."),
+				 errhint("To keep shards off a node, disable or drain it.")));
+	(void) dbscale_catalog_require_node(name, false);
+	dbscale_ddl_execute(psprintf("UPDATE dbscale.node SET capacity = %s WHERE node = %s",
+								 quote_literal_cstr(DatumGetCString(DirectFunctionCall1(float4out, Float4GetDatum(capacity)))),
+								 quote_literal_cstr(name)));
 	PG_RETURN_VOID();
 }
 
