@@ -156,9 +156,8 @@ compute_expressions(RouterScanState *state, Datum *values, bool *nulls)
  * can tell; only a row to insert needs a shard of its own.
  */
 static int
-find_shard(RouterScanState *state, Datum key, bool isnull)
+find_shard(RouterScanState *state, const DistributedTable *table, Datum key, bool isnull)
 {
-	const DistributedTable *table = dbscale_catalog_require_distributed(state->task->key_table);
 	Oid			type = list_nth_oid(state->types, state->task->key_expr);
 	int			shard = dbscale_route_any_key(table, key, type, isnull);
 
@@ -215,6 +214,7 @@ send_statement(RouterScanState *state)
 	bool	   *nulls = palloc(sizeof(bool) * count);
 	MemoryContext old = MemoryContextSwitchTo(estate->es_query_cxt);
 	Oid			user = OidIsValid(task->check_as_user) ? task->check_as_user : GetUserId();
+	const DistributedTable *table;
 	RemoteConnection *conn;
 	RemoteUse	use;
 	const RemoteParams *params;
@@ -223,9 +223,9 @@ send_statement(RouterScanState *state)
 	ListCell   *lc;
 
 	compute_expressions(state, values, nulls);
-	state->shard = find_shard(state, values[task->key_expr], nulls[task->key_expr]);
-	dbscale_traffic_count(dbscale_catalog_require_distributed(task->key_table)->group->id, state->shard,
-						  task->targets != NIL);
+	table = dbscale_catalog_require_distributed(task->key_table);
+	state->shard = find_shard(state, table, values[task->key_expr], nulls[task->key_expr]);
+	dbscale_traffic_count(table->group->id, state->shard, task->targets != NIL);
 	foreach(lc, task->targets)
 		LockRelationOid(shard_table(lfirst_oid(lc), state->shard), RowExclusiveLock);
 	sql = dbscale_plan_shard_sql(&task->sql, task->relations, state->shard);
@@ -331,7 +331,7 @@ explain_router_scan(CustomScanState *node, List *ancestors, ExplainState *es)
 	{
 		Const	   *key = list_nth(scan->custom_exprs, state->task->key_expr);
 
-		state->shard = find_shard(state, key->constvalue, key->constisnull);
+		state->shard = find_shard(state, table, key->constvalue, key->constisnull);
 		known = true;
 	}
 	shard = known ? state->shard : table->group->shards[0].number;
