@@ -2,7 +2,7 @@
  * due.c
  *		When dbscale.auto_rebalance acts.
  */
-#include "rebalance/rebalance.h"
+#include "rebalance/plan.h"
 
 #include "pgtime.h"
 #include "utils/builtins.h"

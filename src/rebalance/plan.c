@@ -12,7 +12,7 @@
  * there.
  */
 #include "rebalance/balance.h"
-#include "rebalance/rebalance.h"
+#include "rebalance/plan.h"
 
 #include "catalog/pg_type.h"
 #include "catalog/traffic.h"

@@ -1,9 +1,9 @@
 /*
- * rebalance.h
+ * plan.h
  *		Which shards should be on another node.
  */
-#ifndef DBSCALE_REBALANCE_H
-#define DBSCALE_REBALANCE_H
+#ifndef DBSCALE_REBALANCE_PLAN_H
+#define DBSCALE_REBALANCE_PLAN_H
 
 #include "ddl/ddl.h"
 
@@ -35,4 +35,4 @@ extern List *dbscale_rebalance_drain_plan(const char *node);
  */
 extern bool dbscale_rebalance_is_due(void);
 
-#endif							/* DBSCALE_REBALANCE_H */
+#endif							/* DBSCALE_REBALANCE_PLAN_H */
