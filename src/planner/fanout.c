@@ -44,6 +44,10 @@
 
 #define PLACEHOLDER_FUNCTION "shard_rows"
 
+/* Random bytes, and their length as text: see seal_of_session. */
+#define SEAL_BYTES 16
+#define SEAL_LENGTH (2 * SEAL_BYTES)
+
 DBSCALE_FUNCTION(dbscale_shard_rows);
 
 static set_rel_pathlist_hook_type previous_pathlist_hook = NULL;
@@ -197,6 +201,40 @@ dbscale_fanout_place(FanoutLevel *level, Query *query)
 
 /* ---- the placeholder ---- */
 
+/*
+ * What a task runs on the nodes is not checked again, so no task may be taken from a user
+ * who calls the function himself, be it in a function that the planner inlines.  Each
+ * task therefore begins with a secret of the session, which no plan keeps and nothing prints.
+ */
+static const char *
+seal_of_session(void)
+{
+	static char seal[SEAL_LENGTH + 1];
+	uint8		bytes[SEAL_BYTES];
+
+	if (seal[0] != '\0')
+		return seal;
+	if (!pg_strong_random(bytes, sizeof(bytes)))
+		ereport(ERROR,
+				(errcode(ERRCODE_INTERNAL_ERROR),
+				 errmsg("could not generate random bytes for the planner of shards")));
+	for (int i = 0; i < SEAL_BYTES; i++)
+		snprintf(seal + 2 * i, 3, "%02x", bytes[i]);
+	return seal;
+}
+
+/* The task's text; NULL if it is not of this session's planner. */
+static const char *
+unsealed(Const *argument)
+{
+	char	   *task;
+
+	if (!IsA(argument, Const) || argument->consttype != TEXTOID || argument->constisnull)
+		return NULL;
+	task = TextDatumGetCString(argument->constvalue);
+	return strncmp(task, seal_of_session(), SEAL_LENGTH) == 0 ? task + SEAL_LENGTH : NULL;
+}
+
 static Oid
 placeholder_function(void)
 {
@@ -213,7 +251,7 @@ placeholder(FanoutLevel *level, const FanoutTask *task, List *exprs)
 {
 	RangeTblEntry *rte = makeNode(RangeTblEntry);
 	RangeTblFunction *function = makeNode(RangeTblFunction);
-	char	   *text = nodeToString(dbscale_plan_pack_fanout(task));
+	char	   *text = psprintf("%s%s", seal_of_session(), nodeToString(dbscale_plan_pack_fanout(task)));
 	Const	   *first = makeConst(TEXTOID, -1, DEFAULT_COLLATION_OID, -1, CStringGetTextDatum(text), false, false);
 	FuncExpr   *call;
 	List	   *names = NIL;
@@ -525,7 +563,6 @@ plan_fanout_path(PlannerInfo *root, RelOptInfo *rel, CustomPath *path, List *tli
 	RangeTblEntry *rte = planner_rt_fetch(rel->relid, root);
 	RangeTblFunction *function = linitial(rte->functions);
 	FuncExpr   *call = (FuncExpr *) function->funcexpr;
-	Const	   *task = linitial(call->args);
 	ListCell   *lc;
 
 	scan->scan.plan.targetlist = tlist;
@@ -533,7 +570,7 @@ plan_fanout_path(PlannerInfo *root, RelOptInfo *rel, CustomPath *path, List *tli
 	scan->flags = path->flags;
 	scan->methods = &dbscale_fanout_scan_methods;
 	scan->custom_exprs = copyObject(list_copy_tail(call->args, 1));
-	scan->custom_private = stringToNode(TextDatumGetCString(task->constvalue));
+	scan->custom_private = stringToNode(unsealed(linitial(call->args)));
 	foreach(lc, function->funccoltypes)
 	{
 		int			i = foreach_current_index(lc);
@@ -571,13 +608,13 @@ FanoutTask *
 dbscale_fanout_task_of(RangeTblEntry *rte)
 {
 	FuncExpr   *call;
-	Const	   *first;
+	const char *text;
 
 	if (!is_placeholder(rte))
 		return NULL;
 	call = (FuncExpr *) ((RangeTblFunction *) linitial(rte->functions))->funcexpr;
-	first = linitial(call->args);
-	return dbscale_plan_unpack_fanout(stringToNode(TextDatumGetCString(first->constvalue)));
+	text = unsealed(linitial(call->args));
+	return text == NULL ? NULL : dbscale_plan_unpack_fanout(stringToNode(text));
 }
 
 /*
