@@ -20,12 +20,14 @@
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "port/pg_bswap.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/float.h"
 #include "utils/guc.h"
 #include "utils/jsonb.h"
 #include "utils/lsyscache.h"
 #include "utils/uuid.h"
+#include "utils/xml.h"
 
 /* The binary form of a built-in type; WIRE_TEXT for a type that has no safe one. */
 static WireKind
@@ -519,17 +521,12 @@ clear_system_columns(HeapTuple tuple)
 	HeapTupleHeaderSetCmin(tuple->t_data, InvalidTransactionId);
 }
 
-HeapTuple
-dbscale_row_reader_tuple(RowReader *reader, const RemoteRow *row)
+/* The row's values, and its ctid if it was asked for. */
+static ItemPointer
+read_values(RowReader *reader, const RemoteRow *row)
 {
 	ErrorContextCallback context;
 	ItemPointer ctid = NULL;
-	HeapTuple	tuple;
-
-	/* a statement that retrieves nothing sends one NULL, or no field at all */
-	if (reader->nfields > 0 && row->nfields != reader->nfields)
-		elog(ERROR, "a node sent %d columns where %d were expected",
-			 row->nfields, reader->nfields);
 
 	context.callback = conversion_error_callback;
 	context.arg = reader;
@@ -555,7 +552,46 @@ dbscale_row_reader_tuple(RowReader *reader, const RemoteRow *row)
 		}
 	}
 	error_context_stack = context.previous;
+	return ctid;
+}
 
+/* Two settings change what text means to input functions; they are not the node's. */
+static ItemPointer
+read_values_as_sent(RowReader *reader, const RemoteRow *row)
+{
+	bool		save_nulls = Array_nulls;
+	int			save_xml = xmloption;
+	ItemPointer ctid;
+
+	if (reader->binary || (Array_nulls && xmloption == XMLOPTION_CONTENT))
+		return read_values(reader, row);
+	PG_TRY();
+	{
+		Array_nulls = true;
+		xmloption = XMLOPTION_CONTENT;
+		ctid = read_values(reader, row);
+	}
+	PG_FINALLY();
+	{
+		Array_nulls = save_nulls;
+		xmloption = save_xml;
+	}
+	PG_END_TRY();
+	return ctid;
+}
+
+HeapTuple
+dbscale_row_reader_tuple(RowReader *reader, const RemoteRow *row)
+{
+	ItemPointer ctid;
+	HeapTuple	tuple;
+
+	/* a statement that retrieves nothing sends one NULL, or no field at all */
+	if (reader->nfields > 0 && row->nfields != reader->nfields)
+		elog(ERROR, "a node sent %d columns where %d were expected",
+			 row->nfields, reader->nfields);
+
+	ctid = read_values_as_sent(reader, row);
 	tuple = heap_form_tuple(reader->desc, reader->values, reader->nulls);
 	if (ctid != NULL)
 		tuple->t_self = tuple->t_data->t_ctid = *ctid;

@@ -24,6 +24,7 @@
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
 #include "nodes/nodeFuncs.h"
+#include "parser/parser.h"
 #include "utils/builtins.h"
 #include "utils/datetime.h"
 #include "utils/float.h"
@@ -146,6 +147,8 @@ begin_printing(void)
 		set_for_printing("intervalstyle", "postgres");
 	if (extra_float_digits < 1)
 		set_for_printing("extra_float_digits", "3");
+	if (!standard_conforming_strings)
+		set_for_printing("standard_conforming_strings", "on");
 	return nest;
 }
 

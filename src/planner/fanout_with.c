@@ -36,10 +36,24 @@ writes_or_locks(Node *node, void *context)
 	return expression_tree_walker(node, writes_or_locks, context);
 }
 
+/* Its place in a recursion can be read only once. */
+static bool
+refers_to_recursion(Node *node, void *context)
+{
+	if (node == NULL)
+		return false;
+	if (IsA(node, RangeTblEntry))
+		return ((RangeTblEntry *) node)->rtekind == RTE_CTE && ((RangeTblEntry *) node)->self_reference;
+	if (IsA(node, Query))
+		return query_tree_walker((Query *) node, refers_to_recursion, context, QTW_EXAMINE_RTES_BEFORE);
+	return expression_tree_walker(node, refers_to_recursion, context);
+}
+
 static bool
 is_inlined_by_core(CommonTableExpr *cte)
 {
-	return (cte->ctematerialized == CTEMaterializeNever ||
+	return (cte->cterefcount == 1 || !refers_to_recursion(cte->ctequery, NULL)) &&
+		(cte->ctematerialized == CTEMaterializeNever ||
 			(cte->ctematerialized == CTEMaterializeDefault && cte->cterefcount == 1)) &&
 		!cte->cterecursive &&
 		!writes_or_locks(cte->ctequery, NULL) &&

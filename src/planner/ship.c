@@ -335,10 +335,33 @@ dbscale_ship_extract(Node *node, Shipment *shipment)
 
 /* ---- What is left must mean the same on the node ---- */
 
+/* Called immutable, but they print as bytea_output and extra_float_digits say. */
+static bool
+prints_by_settings(Oid function)
+{
+	switch (function)
+	{
+		case F_BYTEAOUT:
+		case F_FLOAT4OUT:
+		case F_FLOAT8OUT:
+		case F_POINT_OUT:
+		case F_LSEG_OUT:
+		case F_LINE_OUT:
+		case F_PATH_OUT:
+		case F_BOX_OUT:
+		case F_POLY_OUT:
+		case F_CIRCLE_OUT:
+			return true;
+		default:
+			return false;
+	}
+}
+
 static bool
 is_local_function(Oid function, void *context)
 {
-	return !dbscale_ship_is_builtin(function) || func_volatile(function) != PROVOLATILE_IMMUTABLE;
+	return !dbscale_ship_is_builtin(function) || func_volatile(function) != PROVOLATILE_IMMUTABLE ||
+		prints_by_settings(function);
 }
 
 /* All but the columns of "excluded", whose list has a whole row that is not sent. */
@@ -397,7 +420,7 @@ dbscale_ship_find_local(Node *node, Shipment *shipment)
 	}
 	if (check_functions_in_node(node, is_local_function, NULL))
 	{
-		shipment->reason = "a function that a node may not have, or that is not immutable";
+		shipment->reason = "a function that a node may not have, or whose result depends on the session";
 		return true;
 	}
 	switch (nodeTag(node))
@@ -414,6 +437,7 @@ dbscale_ship_find_local(Node *node, Shipment *shipment)
 		case T_CurrentOfExpr:
 		case T_CoerceToDomain:
 		case T_RowExpr:
+		case T_XmlExpr:
 			shipment->reason = "an expression that only the coordinator can compute";
 			return true;
 		default:

@@ -31,6 +31,10 @@ static const FixedSetting fixed_settings[] = {
 	{"search_path", "pg_catalog"},
 	{"IntervalStyle", "postgres"},
 	{"extra_float_digits", "3"},
+	{"bytea_output", "hex"},
+	{"array_nulls", "on"},
+	{"xmloption", "content"},
+	{"transform_null_equals", "off"},
 	/* a statement may have a branch for each shard, and would be compiled as often */
 	{"jit", "off"},
 	/* cursors are read to their end */
