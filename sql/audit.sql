@@ -68,6 +68,17 @@ WITH RECURSIVE r AS (SELECT id, 0 AS depth FROM users WHERE id < 3
 		SELECT a.id + b.id, a.depth + 1 FROM x a JOIN x b ON a.id <= b.id JOIN users u ON u.id = a.id))
 SELECT count(*) FROM r;
 
+-- writes through a view name its table once
+CREATE VIEW early AS SELECT id, name FROM users WHERE id < 8;
+CREATE VIEW earlier AS SELECT * FROM early WHERE id < 5;
+UPDATE early SET name = 'of ' || name WHERE id = 3 RETURNING *;
+UPDATE earlier e SET name = 'e' || e.name FROM users u WHERE u.id = e.id AND u.id IN (2, 4);
+DELETE FROM early WHERE id = 1 RETURNING id;
+DELETE FROM earlier e USING users u WHERE u.id = e.id AND u.name LIKE 'of %';
+INSERT INTO early VALUES (2, 'x'), (100, 'y') ON CONFLICT (id) DO UPDATE SET name = 'again';
+MERGE INTO users u USING early e ON u.id = e.id WHEN MATCHED AND u.id > 5 THEN UPDATE SET name = 'merged';
+SELECT * FROM users ORDER BY id;
+
 SET client_min_messages = warning;
 DROP SCHEMA audit CASCADE;
 DROP ROLE audit_eve;

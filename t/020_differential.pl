@@ -32,6 +32,7 @@ CREATE TABLE events (day date NOT NULL, id int, user_id int, kind text);
 CREATE TABLE customers (region text, id int, name text, score numeric(6,1));
 CREATE TABLE regions (region text PRIMARY KEY, label text, rank int);
 CREATE TABLE notes (id int, user_id int, body text);
+CREATE TABLE codes (code text, id int, v int);
 );
 my $distribute = q(
 SELECT dbscale.distribute_table('users', 'id', shard_count => 8);
@@ -39,6 +40,7 @@ SELECT dbscale.distribute_table('posts', 'user_id', colocate_with => 'users');
 SELECT dbscale.distribute_table('likes', 'user_id', colocate_with => 'users');
 SELECT dbscale.distribute_table('events', 'day', 'range', step => '3 months', bounds => '{"from": "2023-01-01", "to": "2026-01-01"}');
 SELECT dbscale.distribute_table('customers', 'region', 'list', bounds => '{"us": ["us"], "eu": {"values": ["eu", "a"], "node": "n2"}, "rest": ["asia", "", null]}');
+SELECT dbscale.distribute_table('codes', 'code', shard_count => 4);
 SELECT dbscale.distribute_reference('regions');
 );
 # the same data in both, made once and copied
@@ -52,6 +54,7 @@ INSERT INTO likes SELECT CASE WHEN i % 19 = 0 THEN NULL ELSE 1 + i * 3 % 44 END,
 INSERT INTO events SELECT DATE '2023-06-01' + i * 17 % 800, i, i % 50, (ARRAY['a','us','name 1',NULL])[1 + i % 4] FROM generate_series(1, 80) i;
 INSERT INTO customers SELECT (ARRAY['us','eu','asia','a','',NULL])[1 + i % 6], i, 'name ' || i % 9, i % 31 + 0.5 FROM generate_series(1, 60) i;
 INSERT INTO regions VALUES ('us', 'us', 1), ('eu', 'name 2', 2), ('asia', NULL, 3), ('a', 'a', NULL);
+INSERT INTO codes SELECT CASE WHEN i % 13 = 0 THEN NULL ELSE (ARRAY['a', 'A', 'b', 'us', 'a ', 'name 7', 'z', ''])[1 + i % 8] END, i, i % 7 FROM generate_series(1, 60) i;
 INSERT INTO notes SELECT i, i % 45, (ARRAY['us','name 3','',NULL])[1 + i % 4] FROM generate_series(1, 50) i;
 );
 
@@ -116,7 +119,7 @@ foreach my $i (0 .. $#statements)
 	my ($p, $d) = (join("\n", @{ $plain->[$i] }), join("\n", @{ $dist->[$i] }));
 	$rows += @{ $plain->[$i] };
 	next if $p eq $d;
-	my $before = $i > 0 && $statements[ $i - 1 ] =~ /^(INSERT|UPDATE|DELETE|MERGE|WITH)/ ? "$statements[$i - 1]\n" : '';
+	my $before = $i > 0 && $statements[ $i - 1 ] =~ /^(INSERT|UPDATE|DELETE|MERGE|WITH|DECLARE|CREATE)/ ? "$statements[$i - 1]\n" : '';
 	diag("statement $i of seed $seed:\n$before$statements[$i]\nplain:\n" . substr($p, 0, 600) . "\ndistributed:\n" . substr($d, 0, 600))
 	  if ++$different <= 5;
 }

@@ -21,10 +21,13 @@ my %tables = (
 	events => [ [ day => 'date' ], [ id => 'int' ], [ user_id => 'int' ], [ kind => 'text' ] ],
 	customers => [ [ region => 'text' ], [ id => 'int' ], [ name => 'text' ], [ score => 'num' ] ],
 	regions => [ [ region => 'text' ], [ label => 'text' ], [ rank => 'int' ] ],
+	codes => [ [ code => 'text' ], [ id => 'int' ], [ v => 'int' ] ],
 	notes => [ [ id => 'int' ], [ user_id => 'int' ], [ body => 'text' ] ],
 );
+# the column that is a user's number, by which most tables are joined
+my %user_column = (users => 'id', posts => 'user_id', likes => 'user_id', events => 'user_id', notes => 'user_id');
 my @names = sort keys %tables;
-my @weighted = (qw(users users posts posts posts likes likes likes events customers regions notes));
+my @weighted = (qw(users users posts posts posts likes likes likes events customers codes regions notes));
 
 sub new
 {
@@ -77,12 +80,46 @@ sub any_column
 
 sub comparison { my ($self) = @_; return $self->pick('=', '=', '<', '>', '<=', '>=', '<>'); }
 
+# A value that is compared with a key: of its own type, of another, a parameter or a NULL.
+sub key_value
+{
+	my ($self, $kind) = @_;
+	return $self->pick("'a'", "'A'", "'us'", "'a '", "''", "'a'::varchar(3)", "NULL::text") if $kind ne 'int';
+	my $n = $self->pick_number(50);
+	return $self->pick($n, $n, $n, $n, $n, "$n.0", "'$n'", "$n\::smallint", "$n\::int", "$n\::numeric", "NULL::int", "$n + 1",
+		"abs(-$n)", "(SELECT $n)", "(SELECT min(rank) FROM regions)");
+}
+
+# What is less common: rows, lists of keys, NOT IN, quantified subqueries.
+sub odd_predicate
+{
+	my ($self, $scope, $depth) = @_;
+	my $table = $self->pick(@$scope);
+	my ($first, $second) = @{ $table->{columns} };
+	my ($a, $b) = map { "$table->{alias}.$_->[0]" } $first, $second;
+	my $r = $self->pick_number(10);
+
+	return "$a " . $self->pick('=', '=', 'IS NOT DISTINCT FROM', '<=') . ' ' . $self->key_value($first->[1]) if $r < 3 && $first->[1] ne 'date';
+	return "$a " . $self->pick('IN', 'IN', 'NOT IN') . ' (' . join(', ', map { $self->key_value($first->[1]) } 0 .. $self->pick_number(4)) . ')'
+	  if $r < 5 && $first->[1] ne 'date';
+	return "$a = ANY (ARRAY[" . join(', ', map { $self->constant($first->[1]) } 0 .. $self->pick_number(4)) . '])' if $r == 5;
+	return "($a, $b) " . $self->comparison . ' (' . $self->constant($first->[1]) . ', ' . $self->constant($second->[1]) . ')' if $r == 6;
+	my $other = $self->new_table;
+	my $match = $self->column([$other], $first->[1]) // return "$a IS NOT NULL";
+	my $match2 = $self->column([$other], $second->[1]);
+	my $where = $self->chance(60) ? ' WHERE ' . $self->predicate([$other], $depth + 2) : '';
+	my $from = "FROM $other->{name} $other->{alias}$where";
+	return "$a " . $self->pick('NOT IN', '<> ALL', '>= ALL', '< SOME', '= ANY') . " (SELECT $match $from)" if $r < 9 || !defined $match2;
+	return "($a, $b) " . $self->pick('IN', 'NOT IN') . " (SELECT $match, $match2 $from)";
+}
+
 sub predicate
 {
 	my ($self, $scope, $depth) = @_;
 	my $r = $self->pick_number(100);
 	my ($column, $kind) = $self->any_column($scope);
 
+	return $self->odd_predicate($scope, $depth) if $self->chance(15) && $depth < 3;
 	return "$column " . ($kind eq 'bool' ? '=' : $self->comparison) . ' ' . $self->constant($kind) if $r < 32;
 	return "$column IS " . $self->pick('', 'NOT ') . 'NULL' if $r < 38;
 	return "$column IN (" . join(', ', map { $self->constant($kind) } 1 .. 3) . ')' if $r < 46;
@@ -136,7 +173,7 @@ sub subquery_predicate
 sub join_condition
 {
 	my ($self, $scope, $table) = @_;
-	my %user = (users => 'id', posts => 'user_id', likes => 'user_id', events => 'user_id', notes => 'user_id');
+	my %user = %user_column;
 	my $extra = $self->chance(25) ? ' AND ' . $self->predicate([ @$scope, $table ], 2) : '';
 
 	if ($user{ $table->{name} } && $self->chance(75))
@@ -179,6 +216,7 @@ sub from_clause
 		my $source = "$table->{name} $table->{alias}";
 		$source = "(SELECT * FROM $table->{name} s WHERE " . $self->predicate([ { %$table, alias => 's' } ], 2)
 		  . ") $table->{alias}" if $self->chance(15);
+		$source = $self->derived($table) if $self->chance(12);
 		if ($self->chance(8))
 		{
 			my @columns = map { "s.$_->[0]" } @{ $table->{columns} };
@@ -191,6 +229,47 @@ sub from_clause
 		push @scope, $table;
 	}
 	return ($text, \@scope);
+}
+
+# A subquery with the columns of the table, which may see to it that its rows are not the table's.
+sub derived
+{
+	my ($self, $table) = @_;
+	my @names = map { $_->[0] } @{ $table->{columns} };
+	my @inner = map { "s.$_" } @names;
+	my $scope = [ { %$table, alias => 's' } ];
+	my $from = "FROM $table->{name} s" . $self->where($scope);
+	my $all = join(', ', @inner);
+	my $first = $inner[ $self->pick_number(scalar @inner) ];
+	my $r = $self->pick_number(9);
+	my $sql;
+
+	if ($r == 0) { $sql = "SELECT DISTINCT ON ($first) s.* $from ORDER BY $first, $all"; }
+	elsif ($r == 1) { $sql = "SELECT s.* $from ORDER BY $all LIMIT " . $self->pick_number(30); }
+	elsif ($r == 2) { $sql = "SELECT s.*, row_number() OVER (PARTITION BY $first ORDER BY $all) AS rn $from"; }
+	elsif ($r == 3) { $sql = "SELECT s.* $from " . $self->pick('UNION', 'UNION ALL', 'EXCEPT', 'INTERSECT') . " SELECT s.* FROM $table->{name} s" . $self->where($scope); }
+	elsif ($r == 4)
+	{
+		my $group = $self->chance(60) ? $inner[0] : $first;
+		$sql = 'SELECT ' . join(', ', map { my ($n) = /\.(.*)/; $_ eq $group ? $_ : "(array_agg($_ ORDER BY $all))[1] AS $n" } @inner) . " $from GROUP BY $group";
+	}
+	elsif ($r == 5) { $sql = "SELECT DISTINCT s.* $from"; }
+	elsif ($r == 6) { $sql = "SELECT s.* $from OFFSET 0"; }
+	elsif ($r == 7) { $sql = "WITH w AS " . $self->pick('', 'MATERIALIZED ') . "(SELECT s.* $from) SELECT * FROM w"; }
+	else
+	{
+		my $g = $inner[0];
+		$sql = 'SELECT ' . join(', ', map { my ($n) = /\.(.*)/; $_ eq $g ? $_ : $table->{columns}[ $self->index_of(\@inner, $_) ][1] eq 'bool' ? "bool_or($_) AS $n" : "max($_) AS $n" } @inner)
+		  . " $from GROUP BY $g";
+	}
+	return "($sql) $table->{alias}";
+}
+
+sub index_of
+{
+	my ($self, $list, $item) = @_;
+	foreach my $i (0 .. $#$list) { return $i if $list->[$i] eq $item; }
+	return 0;
 }
 
 sub where
@@ -218,12 +297,57 @@ sub plain_select
 	my @columns = map { ($self->any_column($scope))[0] } 0 .. $self->pick_number(4);
 	my $distinct = $self->chance(20) ? 'DISTINCT ' : '';
 
-	push @columns, "row_number() OVER (PARTITION BY $columns[0] ORDER BY "
-	  . join(', ', $self->whole_order($scope)) . ')' if $self->chance(12) && !$distinct;
+	push @columns, $self->window($scope, $columns[0]) if $self->chance(20) && !$distinct;
+	return $self->distinct_on($from, $scope, @columns) if $self->chance(6);
+	push @columns, $self->scalar_subquery($scope) if $self->chance(10);
 	push @columns, "(SELECT count(*) FROM likes l WHERE l.post_id = " . ($self->column($scope, 'int') // '1') . ')'
 	  if $self->chance(8);
 	return "SELECT $distinct" . join(', ', @columns) . " FROM $from" . $self->where($scope)
 	  . $self->order_and_limit(scalar @columns);
+}
+
+sub window
+{
+	my ($self, $scope, $column) = @_;
+	my ($by) = $self->any_column($scope);
+	my $key = "$scope->[0]{alias}.$scope->[0]{columns}[0][0]";
+	my $partition = $self->pick('', "PARTITION BY $column ", "PARTITION BY $key ", "PARTITION BY $key, $by ", "PARTITION BY $by ");
+	my $order = 'ORDER BY ' . join(', ', $self->whole_order($scope));
+	my $number = $self->column($scope, $self->pick('int', 'num')) // 1;
+	my $frame = $self->pick('', '', ' ROWS BETWEEN 2 PRECEDING AND CURRENT ROW', ' ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING',
+		' GROUPS BETWEEN 1 PRECEDING AND 1 FOLLOWING EXCLUDE CURRENT ROW', ' RANGE BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW EXCLUDE TIES');
+	my $function = $self->pick('row_number()', 'rank()', "lag($number)", "lead($number, 2, 0)", "first_value($by)", "last_value($by)",
+		"nth_value($by, 2)", 'ntile(3)', 'count(*)', "sum($number)", "avg($number)", "count($by) FILTER (WHERE " . $self->predicate($scope, 3) . ')');
+
+	return "max($number) OVER ($partition)" if $self->chance(15);
+	if ($self->chance(10) && $number ne '1')
+	{
+		return "sum($number) OVER (${partition}ORDER BY $number RANGE BETWEEN 3 PRECEDING AND 2 FOLLOWING)";
+	}
+	return "$function OVER ($partition$order$frame)";
+}
+
+sub scalar_subquery
+{
+	my ($self, $scope) = @_;
+	my $table = $self->new_table;
+	my ($column, $kind) = $self->any_column($scope);
+	my $match = $self->column([$table], $kind) // return '1';
+	my $number = $self->column([$table], 'int') // '1';
+	my $what = $self->pick('count(*)', "max($number)", "string_agg($match\::text, ',' ORDER BY $match)", "sum($number) + " . ($self->column($scope, 'int') // '0'));
+	my $where = "$match = $column" . ($self->chance(40) ? ' AND ' . $self->predicate([ $table, @$scope ], 2) : '');
+
+	return "(SELECT $what FROM $table->{name} $table->{alias} WHERE $where)" if $self->chance(70);
+	return "ARRAY(SELECT $number FROM $table->{name} $table->{alias} WHERE $where ORDER BY 1)" if $self->chance(50);
+	return $self->pick('', 'NOT ') . "EXISTS (SELECT 1 FROM $table->{name} $table->{alias} WHERE $where)";
+}
+
+sub distinct_on
+{
+	my ($self, $from, $scope, @columns) = @_;
+	my $on = $self->pick($columns[0], "$scope->[0]{alias}.$scope->[0]{columns}[0][0]");
+	return "SELECT DISTINCT ON ($on) " . join(', ', @columns) . " FROM $from" . $self->where($scope)
+	  . " ORDER BY $on, " . join(', ', $self->whole_order($scope));
 }
 
 # All columns in scope: an order that leaves no tie but between equal rows.
@@ -240,13 +364,18 @@ sub aggregate
 	my $number = $self->column($scope, $self->pick('int', 'num')) // 1;
 	my ($any) = $self->any_column($scope);
 	my $text = $self->column($scope, 'text') // "'x'";
+	# what has no order of its own is measured
+	return $self->pick("length(string_agg($text, '; '))", "cardinality(array_agg($any))") if $self->chance(6);
 	return $self->pick('count(*)', "count($any)", "count(DISTINCT $any)", "sum($number)", "avg($number)",
 		"min($number)", "max($number)", "sum(DISTINCT $number)",
 		"string_agg($text, ',' ORDER BY $text)", "array_agg($number ORDER BY $number)",
 		"bool_or($number > 10)", "variance($number)", "stddev_pop($number)", "stddev($number)", "var_pop($number * 1000)",
-		"length(string_agg($text, '; '))", "regr_count($number, $number)",
+		"sum(length($text))", "regr_count($number, $number)",
 		'avg(age(' . ($self->column($scope, 'date') // "DATE '2024-01-01'") . ", DATE '2020-02-29'))",
-		"percentile_disc(0.5) WITHIN GROUP (ORDER BY $number)") . $filter;
+		"json_agg($number ORDER BY $number)", "count(DISTINCT ($number, $text))", "array_agg(DISTINCT $any)", "string_agg(DISTINCT $text, ',')", "every($number < 30)",
+		"bit_or($number\::int)", "jsonb_object_agg($text, 1) FILTER (WHERE $text IS NOT NULL)",
+		"max($text)", "min($any\::text)",
+		"percentile_disc(0.5) WITHIN GROUP (ORDER BY $number)") =~ s/( FILTER .*)?$/$1 || $filter/er;
 }
 
 sub aggregate_select
@@ -262,9 +391,11 @@ sub aggregate_select
 	if (@keys)
 	{
 		my $list = join(', ', @keys);
-		if ($self->chance(15))
+		if ($self->chance(20))
 		{
-			$list = $self->pick("ROLLUP ($list)", "CUBE ($list)", "GROUPING SETS (($list), ())");
+			$list = $self->pick("ROLLUP ($list)", "CUBE ($list)", "GROUPING SETS (($list), ())", "GROUPING SETS ("
+				  . join(', ', map { "($_)" } @keys) . ')', "$keys[0], ROLLUP ($list)", "DISTINCT ROLLUP ($list), ROLLUP ($keys[0])");
+			$sql =~ s/^SELECT /"SELECT grouping(" . join(', ', @keys) . '), '/e;
 			$ordered = 0;
 		}
 		$sql .= " GROUP BY $list";
@@ -301,6 +432,42 @@ sub with_cte
 	  . $self->where($scope2) . $self->order_and_limit(2);
 }
 
+# A recursion over whom a user likes, or within one key.
+sub recursion
+{
+	my ($self) = @_;
+	my $start = 'SELECT id, 0 AS depth FROM users s' . $self->where([ { name => 'users', alias => 's', columns => $tables{users} } ]);
+	my $step = $self->pick('SELECT l.liker_id, r.depth + 1 FROM r JOIN likes l ON l.user_id = r.id',
+		'SELECT p.user_id + 1, r.depth + 1 FROM posts p, r WHERE p.user_id = r.id AND p.likes > 8',
+		'SELECT u.id, r.depth + 1 FROM r JOIN users u ON u.id = r.id + 3 JOIN posts p ON p.user_id = u.id',
+		'SELECT n.id, r.depth + 1 FROM notes n JOIN r ON n.user_id = r.id');
+	$step .= ($step =~ /WHERE/ ? ' AND ' : ' WHERE ') . 'r.depth < 3';
+	return "WITH RECURSIVE r AS ($start UNION $step) SELECT " . $self->pick('r.id, r.depth FROM r', 'r.depth, count(*) FROM r GROUP BY 1',
+		'u.id, u.name, r.depth FROM r JOIN users u ON u.id = r.id');
+}
+
+# A cursor that goes there and back.
+sub cursor
+{
+	my ($self) = @_;
+	my ($from, $scope) = $self->from_clause(2);
+	my $sql = 'SELECT ' . join(', ', $self->whole_order($scope)) . " FROM $from" . $self->where($scope)
+	  . ' ORDER BY ' . join(', ', $self->whole_order($scope));
+	return ('BEGIN', "DECLARE c SCROLL CURSOR FOR $sql", 'FETCH 5 FROM c', 'FETCH BACKWARD 3 FROM c', 'FETCH LAST FROM c', 'FETCH ABSOLUTE 2 FROM c',
+		'MOVE FORWARD ALL IN c', 'FETCH PRIOR FROM c', 'FETCH FIRST FROM c', 'ROLLBACK');
+}
+
+# The statement in a function, whose parameter is a key; called often enough for a generic plan.
+sub in_function
+{
+	my ($self) = @_;
+	local $self->{prepared} = 1;
+	my $sql = $self->chance(60) ? $self->plain_select(3) : $self->aggregate_select(3);
+	my $columns = () = $sql =~ /\$1/g;
+	return ("CREATE FUNCTION pg_temp.f(bigint) RETURNS SETOF text LANGUAGE plpgsql AS \$f\$ BEGIN RETURN QUERY SELECT x::text FROM ($sql) x; END \$f\$",
+		"SELECT i, x FROM generate_series(1, 8) i, pg_temp.f(i * 5) x", 'DROP FUNCTION pg_temp.f(bigint)');
+}
+
 # DML, to be run inside a transaction that is rolled back (see statement()).
 sub modification
 {
@@ -309,8 +476,9 @@ sub modification
 	my $t = { name => $table, alias => 'm', columns => $tables{$table} };
 	my @columns = map { $_->[0] } @{ $t->{columns} };
 	my $returning = $self->chance(60) ? ' RETURNING ' . join(', ', map { "m.$_" } @columns) : '';
-	my $r = $self->pick_number(10);
+	my $r = $self->pick_number(12);
 
+	return $self->joined_modification($t, $returning) if $r > 9;
 	if ($r < 4)
 	{
 		my @settable = @{ $t->{columns} }[ 2 .. $#{ $t->{columns} } ];
@@ -331,6 +499,28 @@ sub modification
 	  if $r < 9 && $t->{columns}[0][1] eq 'int';
 	my $number = $self->column([$t], 'int');
 	return "INSERT INTO notes SELECT $number, 1, 'x' FROM $table m" . $self->where([$t]);
+}
+
+# UPDATE … FROM and DELETE … USING of several tables; values by subqueries; WITH around them.
+sub joined_modification
+{
+	my ($self, $t, $returning) = @_;
+	my ($from, $scope) = $self->from_clause(2);
+	my $condition = $self->join_condition($scope, $t);
+	my $set = $t->{columns}[-1];
+	my $where = $self->chance(50) ? ' AND ' . $self->predicate([ $t, @$scope ], 1) : '';
+	my $r = $self->pick_number(4);
+
+	return "DELETE FROM $t->{name} m USING $from WHERE $condition$where$returning" if $r == 0;
+	return "UPDATE $t->{name} m SET $set->[0] = " . $self->constant($set->[1]) . " FROM $from WHERE $condition$where$returning" if $r == 1;
+	if ($r == 2 && $set->[1] ne 'bool')
+	{
+		my $other = $self->new_table;
+		my $value = $self->column([$other], $set->[1]) // $self->constant($set->[1]);
+		return "UPDATE $t->{name} m SET $set->[0] = (SELECT max($value) FROM $other->{name} $other->{alias} WHERE "
+		  . $self->join_condition([$t], $other) . ')' . $self->where([$t]) . $returning;
+	}
+	return "WITH w AS (DELETE FROM $t->{name} m WHERE " . $self->predicate([$t], 1) . " RETURNING *) SELECT count(*), min($t->{columns}[0][0]) FROM w";
 }
 
 sub row_values
@@ -403,10 +593,13 @@ sub statement
 	{
 		local $self->{prepared} = 1;
 		my $sql = $self->chance(60) ? $self->plain_select(3) : $self->aggregate_select(3);
-		return ("PREPARE q(bigint) AS $sql", map({ "EXECUTE q($_)" } $self->pick_number(45), $self->pick_number(45), 'NULL'),
+		return ("PREPARE q(bigint) AS $sql", map({ "EXECUTE q($_)" } $self->pick_number(45), $self->pick_number(45), 'NULL', $self->pick_number(45)),
 			'DEALLOCATE q');
 	}
-	return $self->plain_select(4) if $r < 38;
+	return $self->cursor if $r < 13;
+	return $self->in_function if $r < 17;
+	return $self->recursion if $r < 19;
+	return $self->plain_select(4) if $r < 40;
 	return $self->aggregate_select(4) if $r < 66;
 	return $self->set_operation if $r < 74;
 	return $self->with_cte if $r < 84;

@@ -91,6 +91,8 @@ replace_target(RangeTblEntry *rte, const Print *print)
 	/* the row of ON CONFLICT's "excluded" has a kind of its own */
 	if (rte->relkind == RELKIND_PARTITIONED_TABLE)
 		rte->relkind = RELKIND_FOREIGN_TABLE;
+	/* what a view is written through was in the view's FROM, and is in none now */
+	rte->inFromCl = false;
 	/* without an alias its columns would be qualified by its new name */
 	if (rte->alias == NULL)
 		rte->alias = makeAlias(rte->eref->aliasname, NIL);

@@ -116,7 +116,7 @@ check_one(Query *query)
 	if (has_triggers)
 		return "triggers";
 	if (query->withCheckOptions != NIL)
-		return "WITH CHECK OPTION";
+		return "the conditions of a view are to be checked";
 	if (query->commandType == CMD_INSERT && query->cteList != NIL && query->hasSubLinks)
 		return "subqueries in an INSERT with WITH";
 	if (query->commandType == CMD_UPDATE && sets_column(query->targetList, table->key_attno))
