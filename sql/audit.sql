@@ -68,6 +68,29 @@ WITH RECURSIVE r AS (SELECT id, 0 AS depth FROM users WHERE id < 3
 		SELECT a.id + b.id, a.depth + 1 FROM x a JOIN x b ON a.id <= b.id JOIN users u ON u.id = a.id))
 SELECT count(*) FROM r;
 
+-- operators of one's own are not the node's, whatever function they have
+CREATE OPERATOR < (LEFTARG = text, RIGHTARG = text, FUNCTION = text_gt);
+CREATE OPERATOR <# (LEFTARG = bigint, RIGHTARG = bigint, FUNCTION = int8gt);
+CREATE OPERATOR ># (LEFTARG = bigint, RIGHTARG = bigint, FUNCTION = int8lt);
+CREATE FUNCTION down(bigint, bigint) RETURNS int IMMUTABLE LANGUAGE sql AS 'SELECT btint8cmp($2, $1)';
+CREATE OPERATOR CLASS down FOR TYPE bigint USING btree AS OPERATOR 1 <#, OPERATOR 3 =, OPERATOR 5 >#, FUNCTION 1 down(bigint, bigint);
+SELECT min(id), max(id) FROM users WHERE name OPERATOR(audit.<) 'name 1';
+SELECT id FROM users WHERE id = 3 AND name OPERATOR(audit.<) ANY (ARRAY['name 2', 'name 1']);
+SELECT id FROM users ORDER BY id USING <# LIMIT 3;
+SELECT id, rank() OVER (PARTITION BY id ORDER BY id USING <#) FROM users WHERE id < 3 ORDER BY id USING >#;
+SELECT array_agg(id ORDER BY id USING <#) FROM users WHERE id = 3;
+DROP OPERATOR audit.< (text, text);
+
+-- a key that is compared with what its type cannot hold equals nothing
+SELECT count(*) FROM wide WHERE k = 99999999999;
+SELECT id FROM wide WHERE k IN (3, 99999999999) ORDER BY id;
+PREPARE of_key(bigint) AS SELECT count(*) FROM wide WHERE k = $1;
+EXECUTE of_key(-99999999999);
+MERGE INTO wide w USING (VALUES (99999999999, 1), (2, 2)) v (k, id) ON w.k = v.k AND w.id = v.id WHEN MATCHED THEN UPDATE SET f = 0;
+
+-- a subquery that is not asked for may not fail
+SELECT count(CASE WHEN id < 0 THEN (SELECT w.id FROM wide w) END), count(coalesce(id, (SELECT w.id FROM wide w))) FROM users;
+
 -- writes through a view name its table once
 CREATE VIEW early AS SELECT id, name FROM users WHERE id < 8;
 CREATE VIEW earlier AS SELECT * FROM early WHERE id < 5;

@@ -172,7 +172,7 @@ begin_fanout_scan(CustomScanState *node, EState *estate, int eflags)
 static Bitmapset *
 add_shard_of(Bitmapset *shards, const DistributedTable *table, Datum key, Oid type, bool isnull)
 {
-	int			shard = isnull ? -1 : dbscale_route_any_key(table, key, type, false);
+	int			shard = isnull ? -1 : dbscale_route_compared_key(table, key, type, false);
 
 	return shard < 0 ? shards : bms_add_member(shards, shard);
 }

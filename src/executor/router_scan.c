@@ -159,7 +159,7 @@ static int
 find_shard(RouterScanState *state, const DistributedTable *table, Datum key, bool isnull)
 {
 	Oid			type = list_nth_oid(state->types, state->task->key_expr);
-	int			shard = dbscale_route_any_key(table, key, type, isnull);
+	int			shard = dbscale_route_compared_key(table, key, type, isnull);
 
 	if (shard >= 0)
 		return shard;

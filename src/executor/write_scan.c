@@ -194,7 +194,7 @@ shard_of_row(WriteScanState *state, const DistributedTable *table, TupleTableSlo
 	Oid			type = TupleDescAttr(slot->tts_tupleDescriptor, column)->atttypid;
 	Datum		key = slot->tts_values[column];
 	bool		isnull = slot->tts_isnull[column];
-	int			shard = dbscale_route_any_key(table, key, type, isnull);
+	int			shard = dbscale_route_compared_key(table, key, type, isnull);
 
 	if (shard < 0 && state->task->inserts)
 		dbscale_refuse_key(table, key, type, isnull);

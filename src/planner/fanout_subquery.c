@@ -113,12 +113,13 @@ any_of_array(MarkContext *context, SubLink *link)
 	return (Node *) any;
 }
 
+/* What stands in CASE or COALESCE is left there: it may fail where it is not asked for. */
 static Node *
 mark_subqueries(Node *node, MarkContext *context)
 {
 	if (node == NULL)
 		return NULL;
-	if (IsA(node, Query))
+	if (IsA(node, Query) || IsA(node, CaseExpr) || IsA(node, CoalesceExpr))
 		return node;
 	if (IsA(node, SubLink) && is_independent((SubLink *) node))
 	{

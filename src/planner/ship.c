@@ -364,6 +364,36 @@ is_local_function(Oid function, void *context)
 		prints_by_settings(function);
 }
 
+/*
+ * An operator of one's own, be it of a built-in function: it is printed by its name.  Rows
+ * may be sorted by one as well.
+ */
+static bool
+has_local_operator(Node *node)
+{
+	ListCell   *lc;
+
+	switch (nodeTag(node))
+	{
+		case T_OpExpr:
+		case T_DistinctExpr:
+		case T_NullIfExpr:
+			return !dbscale_ship_is_builtin(((OpExpr *) node)->opno);
+		case T_ScalarArrayOpExpr:
+			return !dbscale_ship_is_builtin(((ScalarArrayOpExpr *) node)->opno);
+		case T_RowCompareExpr:
+			foreach(lc, ((RowCompareExpr *) node)->opnos)
+				if (!dbscale_ship_is_builtin(lfirst_oid(lc)))
+					return true;
+			return false;
+		case T_SortGroupClause:
+			return !dbscale_ship_is_builtin(((SortGroupClause *) node)->eqop) ||
+				!dbscale_ship_is_builtin(((SortGroupClause *) node)->sortop);
+		default:
+			return false;
+	}
+}
+
 /* All but the columns of "excluded", whose list has a whole row that is not sent. */
 static bool
 find_local_on_conflict(OnConflictExpr *conflict, Shipment *shipment)
@@ -408,7 +438,7 @@ dbscale_ship_find_local(Node *node, Shipment *shipment)
 	if (node == NULL)
 		return false;
 	if (IsA(node, Query))
-		return query_tree_walker((Query *) node, dbscale_ship_find_local, shipment, 0);
+		return query_tree_walker((Query *) node, dbscale_ship_find_local, shipment, QTW_EXAMINE_SORTGROUP);
 	if (IsA(node, OnConflictExpr))
 		return find_local_on_conflict((OnConflictExpr *) node, shipment);
 	if (is_plain_column(node))
@@ -416,6 +446,11 @@ dbscale_ship_find_local(Node *node, Shipment *shipment)
 	if (IsA(node, SetOperationStmt) && compares_local_types((SetOperationStmt *) node))
 	{
 		shipment->reason = "a type or collation that a node may not have";
+		return true;
+	}
+	if (has_local_operator(node))
+	{
+		shipment->reason = "an operator that a node may not have";
 		return true;
 	}
 	if (check_functions_in_node(node, is_local_function, NULL))

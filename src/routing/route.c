@@ -86,3 +86,28 @@ dbscale_route_any_key(const DistributedTable *table, Datum key, Oid type, bool i
 		key = dbscale_cast_key(table, key, type);
 	return dbscale_route_key(table, key, isnull);
 }
+
+/* Is it an integer that the key's type, a smaller one, does not have? */
+static bool
+is_out_of_range(Oid target, Datum key, Oid type)
+{
+	int64		value;
+
+	if (type == INT8OID)
+		value = DatumGetInt64(key);
+	else if (type == INT4OID)
+		value = DatumGetInt32(key);
+	else
+		return false;
+	if (target == INT4OID)
+		return value < PG_INT32_MIN || value > PG_INT32_MAX;
+	return target == INT2OID && (value < PG_INT16_MIN || value > PG_INT16_MAX);
+}
+
+int
+dbscale_route_compared_key(const DistributedTable *table, Datum key, Oid type, bool isnull)
+{
+	if (!isnull && is_out_of_range(table->group->key_type, key, type))
+		return -1;
+	return dbscale_route_any_key(table, key, type, isnull);
+}

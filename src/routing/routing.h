@@ -15,6 +15,9 @@ extern int	dbscale_route_key(const DistributedTable *table, Datum key, bool isnu
 /* Same, for a key of any type, cast to the key's type first (may throw on the cast). */
 extern int	dbscale_route_any_key(const DistributedTable *table, Datum key, Oid type, bool isnull);
 
+/* Same, for a value that keys are compared with: -1 also where no key can be equal to it. */
+extern int	dbscale_route_compared_key(const DistributedTable *table, Datum key, Oid type, bool isnull);
+
 /* Cast a value of any type to the table's key type. */
 extern Datum dbscale_cast_key(const DistributedTable *table, Datum key, Oid type);
 
