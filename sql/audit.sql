@@ -91,6 +91,33 @@ MERGE INTO wide w USING (VALUES (99999999999, 1), (2, 2)) v (k, id) ON w.k = v.k
 -- a subquery that is not asked for may not fail
 SELECT count(CASE WHEN id < 0 THEN (SELECT w.id FROM wide w) END), count(coalesce(id, (SELECT w.id FROM wide w))) FROM users;
 
+-- what each node did, in all formats
+CREATE FUNCTION explain_nodes(statement text) RETURNS SETOF text LANGUAGE plpgsql AS $$ DECLARE line text; BEGIN
+	FOR line IN EXECUTE 'EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, SUMMARY OFF) ' || statement LOOP
+		IF line ~ '^ *(Strategy|Nodes?|Shards?)' THEN RETURN NEXT line; END IF;
+	END LOOP; END $$;
+SELECT explain_nodes('SELECT * FROM users WHERE id = 3');
+SELECT explain_nodes('SELECT name FROM users WHERE id IN (3, 4, 5)');
+SELECT explain_nodes('UPDATE users SET name = name WHERE id < 6');
+SELECT explain_nodes('INSERT INTO users VALUES (3, ''x''), (4, ''y'') ON CONFLICT (id) DO UPDATE SET name = users.name RETURNING id');
+EXPLAIN (COSTS OFF) DELETE FROM users WHERE id IN (3, 4, 5) AND name = '';
+CREATE FUNCTION explain_json(statement text) RETURNS json LANGUAGE plpgsql AS $$ DECLARE result json;
+BEGIN EXECUTE 'EXPLAIN (ANALYZE, VERBOSE, COSTS OFF, FORMAT JSON) ' || statement INTO result; RETURN result->0->'Plan'; END $$;
+SELECT p->'Node', p->'Shard', r->'Node', r->'Rows', r->'Bytes', (r->>'Time')::float > 0
+FROM explain_json('SELECT * FROM users WHERE id = 3') p, json_array_elements(p->'Node Results') r;
+SELECT p->'Strategy', p->'Shards', r->'Node', r->'Rows', r->'Bytes', (r->>'Time')::float > 0
+FROM explain_json('SELECT * FROM users') p, json_array_elements(p->'Node Results') r;
+SELECT p->'Strategy', p->'Shards', r->'Node', r->'Rows', r->'Bytes', (r->>'Time')::float > 0
+FROM explain_json('UPDATE users SET name = name') p, json_array_elements(p->'Node Results') r;
+
+-- it tells nothing to whom the table is closed
+SET ROLE audit_eve;
+EXPLAIN (VERBOSE) SELECT * FROM users WHERE id = 3;
+EXPLAIN (VERBOSE) SELECT count(*) FROM users;
+EXPLAIN (VERBOSE) DELETE FROM users;
+EXPLAIN (VERBOSE) SELECT u FROM users u;
+RESET ROLE;
+
 -- writes through a view name its table once
 CREATE VIEW early AS SELECT id, name FROM users WHERE id < 8;
 CREATE VIEW earlier AS SELECT * FROM early WHERE id < 5;

@@ -18,7 +18,6 @@
 #include "nodes/extensible.h"
 #include "nodes/nodeFuncs.h"
 #include "plan/plan.h"
-#include "portability/instr_time.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
@@ -30,16 +29,10 @@
 /* One node's statement. */
 typedef struct FanoutNode
 {
-	const ShardNode *node;
+	NodeResult	result;			/* first: a list of these is one of results */
 	Oid			serverid;
-	char	   *name;
 	List	   *shards;			/* of int */
 	RemoteStatement *statement;
-	bool		at_end;
-	uint64		rows;
-	uint64		bytes;
-	instr_time	sent_at;
-	double		elapsed;		/* ms, from sending to the last row */
 } FanoutNode;
 
 typedef struct FanoutScanState
@@ -235,7 +228,7 @@ find_node(FanoutScanState *state, const ShardNode *node)
 	}
 	result = palloc0(sizeof(FanoutNode));
 	result->serverid = node->serverid;
-	result->name = pstrdup(NameStr(node->name));
+	result->result.node = pstrdup(NameStr(node->name));
 	state->nodes = lappend(state->nodes, result);
 	return result;
 }
@@ -294,7 +287,7 @@ send_to_node(FanoutScanState *state, const TableGroup *group, FanoutNode *node, 
 		dbscale_traffic_count(group->id, lfirst_int(lc), false);
 	conn = dbscale_run_connection(estate, node->serverid, state->in_run.userid,
 								  dbscale_run_use(state->run, node->serverid, state->in_run.userid));
-	INSTR_TIME_SET_CURRENT(node->sent_at);
+	dbscale_result_sent(&node->result);
 	node->statement = dbscale_run_send_read(state->run, conn, node_sql(state->task, node), params, flags,
 											get_rel_name(state->task->key_table));
 	dbscale_remote_belongs_to(node->statement, dbscale_run_nest_level(estate));
@@ -369,26 +362,6 @@ close_statements(FanoutScanState *state)
 /* ---- reading ---- */
 
 static void
-count_row(FanoutNode *node, const RemoteRow *row)
-{
-	node->rows++;
-	for (int i = 0; i < row->nfields; i++)
-		if (row->values[i] != NULL)
-			node->bytes += row->lengths[i];
-}
-
-static void
-note_end(FanoutNode *node)
-{
-	instr_time	now;
-
-	node->at_end = true;
-	INSTR_TIME_SET_CURRENT(now);
-	INSTR_TIME_SUBTRACT(now, node->sent_at);
-	node->elapsed = INSTR_TIME_GET_MILLISEC(now);
-}
-
-static void
 next_turn(FanoutScanState *state)
 {
 	state->current = (state->current + 1) % list_length(state->nodes);
@@ -405,15 +378,15 @@ fetch_row(FanoutScanState *state, RemoteRow *row)
 	{
 		FanoutNode *node = list_nth(state->nodes, state->current);
 
-		if (!node->at_end && dbscale_remote_next_row(node->statement, row))
+		if (!node->result.at_end && dbscale_remote_next_row(node->statement, row))
 		{
-			count_row(node, row);
+			dbscale_result_row(&node->result, row);
 			if (++state->turn >= ROWS_IN_TURN)
 				next_turn(state);
 			return true;
 		}
-		if (!node->at_end)
-			note_end(node);
+		if (!node->result.at_end)
+			dbscale_result_end(&node->result);
 		ended++;
 		next_turn(state);
 	}
@@ -472,8 +445,8 @@ rewind_statements(FanoutScanState *state)
 		FanoutNode *node = lfirst(lc);
 
 		dbscale_remote_rewind(node->statement);
-		node->at_end = false;
-		node->rows = node->bytes = 0;
+		node->result.at_end = false;
+		node->result.rows = node->result.bytes = 0;
 	}
 	state->current = 0;
 	state->turn = 0;
@@ -514,24 +487,25 @@ end_fanout_scan(CustomScanState *node)
 
 /* ---- EXPLAIN ---- */
 
-/* The keys' values, if they are constants. */
-static bool
-constant_keys(FanoutScanState *state, Datum **values, bool **nulls)
+/* The shards that the task's keys choose, if these are constants. */
+bool
+dbscale_fanout_constant_shards(const FanoutTask *task, List *exprs, List *types,
+							   const DistributedTable *table, Bitmapset **shards)
 {
-	List	   *exprs = ((CustomScan *) state->css.ss.ps.plan)->custom_exprs;
+	Datum	   *values = palloc0(sizeof(Datum) * Max(list_length(exprs), 1));
+	bool	   *nulls = palloc0(sizeof(bool) * Max(list_length(exprs), 1));
 	ListCell   *lc;
 
-	*values = palloc0(sizeof(Datum) * Max(list_length(exprs), 1));
-	*nulls = palloc0(sizeof(bool) * Max(list_length(exprs), 1));
-	foreach(lc, state->task->keys)
+	foreach(lc, task->keys)
 	{
 		Const	   *key = list_nth(exprs, lfirst_int(lc));
 
 		if (!IsA(key, Const))
 			return false;
-		(*values)[lfirst_int(lc)] = key->constvalue;
-		(*nulls)[lfirst_int(lc)] = key->constisnull;
+		values[lfirst_int(lc)] = key->constvalue;
+		nulls[lfirst_int(lc)] = key->constisnull;
 	}
+	*shards = dbscale_fanout_choose_shards(task, types, table, values, nulls);
 	return true;
 }
 
@@ -539,57 +513,21 @@ constant_keys(FanoutScanState *state, Datum **values, bool **nulls)
 static void
 explain_shards(FanoutScanState *state, const DistributedTable *table, ExplainState *es)
 {
-	List	   *names = NIL;
-	Datum	   *values;
-	bool	   *nulls;
-	ListCell   *lc;
+	List	   *exprs = ((CustomScan *) state->css.ss.ps.plan)->custom_exprs;
+	Bitmapset  *shards;
 
-	if (!state->in_run.sent && constant_keys(state, &values, &nulls))
-	{
-		state->nodes = NIL;
-		group_shards(state, table, dbscale_fanout_choose_shards(state->task, state->types, table, values, nulls));
-	}
-	else if (!state->in_run.sent)
+	if (!state->in_run.sent && !dbscale_fanout_constant_shards(state->task, exprs, state->types, table, &shards))
 	{
 		ExplainPropertyText("Shards", psprintf("by the keys, at execution, of %d",
 											   table->group->nshards), es);
 		return;
 	}
-	foreach(lc, state->nodes)
-		names = lappend(names, ((FanoutNode *) lfirst(lc))->name);
-	ExplainPropertyList("Nodes", names, es);
-	ExplainPropertyText("Shards", psprintf("%d of %d", state->shards_read, table->group->nshards), es);
-}
-
-/* What each node sent, and in which time; after ANALYZE. */
-static void
-explain_nodes(FanoutScanState *state, ExplainState *es)
-{
-	ListCell   *lc;
-
-	ExplainOpenGroup("Node Results", "Node Results", false, es);
-	foreach(lc, state->nodes)
+	if (!state->in_run.sent)
 	{
-		FanoutNode *node = lfirst(lc);
-
-		if (es->format == EXPLAIN_FORMAT_TEXT)
-		{
-			char	   *line = psprintf("rows=" UINT64_FORMAT " bytes=" UINT64_FORMAT, node->rows, node->bytes);
-
-			if (es->timing && node->at_end)
-				line = psprintf("%s time=%.3f ms", line, node->elapsed);
-			ExplainPropertyText(psprintf("Node %s", node->name), line, es);
-			continue;
-		}
-		ExplainOpenGroup("Node Result", NULL, true, es);
-		ExplainPropertyText("Node", node->name, es);
-		ExplainPropertyInteger("Rows", NULL, node->rows, es);
-		ExplainPropertyInteger("Bytes", "B", node->bytes, es);
-		if (es->timing)
-			ExplainPropertyFloat("Time", "ms", node->elapsed, 3, es);
-		ExplainCloseGroup("Node Result", NULL, true, es);
+		state->nodes = NIL;
+		group_shards(state, table, shards);
 	}
-	ExplainCloseGroup("Node Results", "Node Results", false, es);
+	dbscale_explain_shards(state->nodes, state->shards_read, table, es);
 }
 
 /* One node's statement with one of its branches. */
@@ -619,7 +557,7 @@ explain_fanout_scan(CustomScanState *node, List *ancestors, ExplainState *es)
 			ExplainPropertyText("Not Pushed Down", state->task->reason, es);
 	}
 	if (es->analyze && state->in_run.sent)
-		explain_nodes(state, es);
+		dbscale_result_explain(state->nodes, es);
 }
 
 void

@@ -14,6 +14,7 @@
 #include "lib/stringinfo.h"
 #include "nodes/execnodes.h"
 #include "plan/plan.h"
+#include "portability/instr_time.h"
 #include "utils/resowner.h"
 
 /* ---- convert.c: values on the wire, in COPY, parameters and results ---- */
@@ -226,6 +227,29 @@ typedef struct RowTarget
 extern void dbscale_writes_add(PlanRun *run, const RowTarget *target, const RemoteParams *params);
 extern void dbscale_writes_flush(PlanRun *run);
 
+/* ---- explain.c ---- */
+
+/* What a node has sent for a scan. */
+typedef struct NodeResult
+{
+	const char *node;
+	uint64		rows;
+	uint64		bytes;
+	bool		at_end;
+	instr_time	sent_at;
+	double		elapsed;		/* ms */
+} NodeResult;
+
+/* A statement goes out; the first one counts. */
+extern void dbscale_result_sent(NodeResult *result);
+extern void dbscale_result_row(NodeResult *result, const RemoteRow *row);
+/* All rows that were expected of the node are here. */
+extern void dbscale_result_end(NodeResult *result);
+/* The nodes of a list of NodeResult, and how many shards of the table. */
+extern void dbscale_explain_shards(List *results, int shards, const DistributedTable *table, ExplainState *es);
+/* What they have sent, under ANALYZE. */
+extern void dbscale_result_explain(List *results, ExplainState *es);
+
 /* ---- the callbacks, file by file ---- */
 
 extern void dbscale_scan_set_callbacks(FdwRoutine *routine);
@@ -279,6 +303,10 @@ pg_noreturn extern void dbscale_refuse_key(const DistributedTable *table, Datum 
 /* Numbers of the shards that the task's keys choose, given its expressions' types and values. */
 extern Bitmapset *dbscale_fanout_choose_shards(const FanoutTask *task, List *types,
 											   const DistributedTable *table, Datum *values, bool *nulls);
+
+/* Same, for EXPLAIN; false where the keys are not constants. */
+extern bool dbscale_fanout_constant_shards(const FanoutTask *task, List *exprs, List *types,
+										   const DistributedTable *table, Bitmapset **shards);
 
 /* ---- loader.c ---- */
 

@@ -33,6 +33,7 @@ typedef struct RouterScanState
 	int			shard;			/* -1 until the key is known */
 	RemoteStatement *statement; /* NULL until sent */
 	bool		done;
+	NodeResult	result;
 	PlanRun    *run;			/* NULL under EXPLAIN */
 	RowReader  *reader;
 	ParamSet   *params;
@@ -215,6 +216,7 @@ send_statement(RouterScanState *state)
 	MemoryContext old = MemoryContextSwitchTo(estate->es_query_cxt);
 	Oid			user = OidIsValid(task->check_as_user) ? task->check_as_user : GetUserId();
 	const DistributedTable *table;
+	const ShardNode *node;
 	RemoteConnection *conn;
 	RemoteUse	use;
 	const RemoteParams *params;
@@ -241,7 +243,10 @@ send_statement(RouterScanState *state)
 	else
 		dbscale_run_before_write(state->run);
 	use = remote_use(state);
-	conn = dbscale_run_connection(estate, shard_node(task->key_table, state->shard)->serverid, user, use);
+	node = shard_node(task->key_table, state->shard);
+	state->result.node = pstrdup(NameStr(node->name));
+	dbscale_result_sent(&state->result);
+	conn = dbscale_run_connection(estate, node->serverid, user, use);
 	state->statement = dbscale_remote_send(conn, sql, params, flags,
 										   get_rel_name(shard_table(task->key_table, state->shard)));
 	dbscale_remote_belongs_to(state->statement, dbscale_run_nest_level(estate));
@@ -279,10 +284,15 @@ next_row(ScanState *node)
 	{
 		if (state->task->command != CMD_SELECT)
 			node->ps.state->es_processed++;
+		dbscale_result_row(&state->result, &row);
 		return store_row(state, &row);
 	}
 	if (!state->task->has_result)
-		node->ps.state->es_processed += dbscale_remote_finish(state->statement);
+	{
+		state->result.rows = dbscale_remote_finish(state->statement);
+		node->ps.state->es_processed += state->result.rows;
+	}
+	dbscale_result_end(&state->result);
 	state->done = true;
 	return ExecClearTuple(node->ss_ScanTupleSlot);
 }
@@ -315,6 +325,7 @@ rescan_router_scan(CustomScanState *node)
 {
 	end_router_scan(node);
 	((RouterScanState *) node)->done = false;
+	memset(&((RouterScanState *) node)->result, 0, sizeof(NodeResult));
 }
 
 /* Without a parameter's value there is no shard to name; the text is then the first one's. */
@@ -346,6 +357,8 @@ explain_router_scan(CustomScanState *node, List *ancestors, ExplainState *es)
 		ExplainPropertyText("Remote SQL",
 							dbscale_plan_shard_sql(&state->task->sql, state->task->relations, shard),
 							es);
+	if (es->analyze && state->result.node != NULL)
+		dbscale_result_explain(list_make1(&state->result), es);
 }
 
 void

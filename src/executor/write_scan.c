@@ -32,6 +32,7 @@ typedef struct ShardWrite
 	ArrayBuildState **rows;		/* one for each column; NULL: no rows */
 	RemoteStatement *statement;
 	uint64		count;			/* rows sent with it */
+	NodeResult *result;			/* of its node */
 } ShardWrite;
 
 typedef struct WriteScanState
@@ -51,6 +52,7 @@ typedef struct WriteScanState
 	int			current;		/* whose rows are given out */
 	bool		sent;
 	int			shards_written;
+	List	   *results;		/* of NodeResult *, as nodes are first written to */
 	MemoryContext row_context;
 	MemoryContext context;		/* what is made for the statements */
 } WriteScanState;
@@ -258,6 +260,24 @@ read_rows(WriteScanState *state, const DistributedTable *table)
 
 /* ---- sending ---- */
 
+static NodeResult *
+result_of_node(WriteScanState *state, const ShardNode *node)
+{
+	NodeResult *result;
+	ListCell   *lc;
+
+	foreach(lc, state->results)
+	{
+		result = lfirst(lc);
+		if (strcmp(result->node, NameStr(node->name)) == 0)
+			return result;
+	}
+	result = palloc0(sizeof(NodeResult));
+	result->node = pstrdup(NameStr(node->name));
+	state->results = lappend(state->results, result);
+	return result;
+}
+
 static bool
 is_written(WriteScanState *state, const ShardWrite *write, Bitmapset *shards)
 {
@@ -302,6 +322,8 @@ send_to_shard(WriteScanState *state, const DistributedTable *table, int position
 	RemoteConnection *conn;
 
 	MemoryContextSwitchTo(caller);
+	write->result = result_of_node(state, table->group->shards[position].node);
+	dbscale_result_sent(write->result);
 	conn = dbscale_transaction_connection(table->group->shards[position].node->serverid, state->userid,
 										  REMOTE_WRITE);
 	write->statement = dbscale_remote_send(conn, sql, params, flags, get_rel_name(foreign_table));
@@ -402,14 +424,21 @@ next_row(ScanState *node)
 		if (write->statement == NULL)
 			continue;
 		if (!state->task->has_result)
-			estate->es_processed += dbscale_remote_finish(write->statement);
+		{
+			uint64		rows = dbscale_remote_finish(write->statement);
+
+			write->result->rows += rows;
+			estate->es_processed += rows;
+		}
 		else if (dbscale_remote_next_row(write->statement, &row))
 		{
 			estate->es_processed++;
+			dbscale_result_row(write->result, &row);
 			return store_row(state, &row);
 		}
 		dbscale_remote_close(write->statement);
 		write->statement = NULL;
+		dbscale_result_end(write->result);
 	}
 	return node->ss_ScanTupleSlot;
 }
@@ -449,6 +478,34 @@ rescan_write_scan(CustomScanState *node)
 /* ---- EXPLAIN ---- */
 
 static void
+explain_shards(WriteScanState *state, const DistributedTable *table, ExplainState *es)
+{
+	List	   *exprs = ((CustomScan *) state->css.ss.ps.plan)->custom_exprs;
+	Bitmapset  *shards;
+	int			shard = -1;
+
+	if (!state->sent)
+	{
+		const char *by = NULL;
+
+		if (state->task->row_types != NIL && !state->task->every_shard && state->task->route_column >= 0)
+			by = "rows";
+		else if (!dbscale_fanout_constant_shards(state->task, exprs, state->types, table, &shards))
+			by = "keys";
+		if (by != NULL)
+		{
+			ExplainPropertyText("Shards", psprintf("by the %s, at execution, of %d", by, table->group->nshards), es);
+			return;
+		}
+		state->results = NIL;
+		state->shards_written = bms_num_members(shards);
+		while ((shard = bms_next_member(shards, shard)) >= 0)
+			(void) result_of_node(state, dbscale_catalog_shard(table->group, shard)->node);
+	}
+	dbscale_explain_shards(state->results, state->shards_written, table, es);
+}
+
+static void
 explain_write_scan(CustomScanState *node, List *ancestors, ExplainState *es)
 {
 	WriteScanState *state = (WriteScanState *) node;
@@ -456,17 +513,12 @@ explain_write_scan(CustomScanState *node, List *ancestors, ExplainState *es)
 	const DistributedTable *table = dbscale_catalog_require_distributed(task->target);
 
 	ExplainPropertyText("Strategy", task->strategy, es);
-	if (state->sent)
-		ExplainPropertyText("Shards", psprintf("%d of %d", state->shards_written, table->group->nshards), es);
-	else if (task->row_types != NIL && !task->every_shard && task->route_column >= 0)
-		ExplainPropertyText("Shards", psprintf("by the rows, at execution, of %d", table->group->nshards), es);
-	else if (task->keys != NIL)
-		ExplainPropertyText("Shards", psprintf("by the keys, at execution, of %d", table->group->nshards), es);
-	else
-		ExplainPropertyText("Shards", psprintf("%d of %d", table->group->nshards, table->group->nshards), es);
+	explain_shards(state, table, es);
 	if (es->verbose)
 		ExplainPropertyText("Remote SQL",
 							dbscale_plan_shard_sql(&task->sql, task->relations, table->group->shards[0].number), es);
+	if (es->analyze && state->sent)
+		dbscale_result_explain(state->results, es);
 }
 
 void
