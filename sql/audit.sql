@@ -110,6 +110,34 @@ FROM explain_json('SELECT * FROM users') p, json_array_elements(p->'Node Results
 SELECT p->'Strategy', p->'Shards', r->'Node', r->'Rows', r->'Bytes', (r->>'Time')::float > 0
 FROM explain_json('UPDATE users SET name = name') p, json_array_elements(p->'Node Results') r;
 
+-- ANALYZE: nodes analyze their shards, one sample is taken of all, and partitions need none
+CREATE TABLE sampled (k bigint, v int, t text, n numeric);
+SELECT dbscale.distribute_table('sampled', 'k', shard_count => 4);
+INSERT INTO sampled SELECT i, i % 50, 'text ' || i % 10, NULL FROM generate_series(1, 40000) i;
+ANALYZE sampled;
+SELECT attname, inherited, round(n_distinct::numeric, 1), null_frac FROM pg_stats WHERE tablename = 'sampled' ORDER BY attname;
+SELECT count(*) FROM pg_stats WHERE schemaname = 'dbscale_shards' AND tablename LIKE 'sampled_%';
+SELECT sum(reltuples), min(relpages) > 10 FROM pg_class WHERE relname LIKE 'sampled__' AND relkind = 'f';
+SELECT reltuples FROM pg_class WHERE oid = 'sampled'::regclass;
+SELECT node, result FROM dbscale.run_on_nodes($$SELECT count(*) FROM pg_stats WHERE tablename LIKE 'sampled_%'$$) ORDER BY 1;
+-- a shard that is read as a foreign table has the parent's statistics
+CREATE FUNCTION estimated_rows(statement text) RETURNS float LANGUAGE plpgsql AS $$ DECLARE result json;
+BEGIN EXECUTE 'EXPLAIN (FORMAT JSON) ' || statement INTO result; RETURN result->0->'Plan'->>'Plan Rows'; END $$;
+SELECT estimated_rows('SELECT s FROM sampled s WHERE v = 7') BETWEEN 600 AND 1000;
+DELETE FROM sampled WHERE k > 100;
+ANALYZE sampled (v);
+SELECT reltuples FROM pg_class WHERE oid = 'sampled'::regclass;
+VACUUM ANALYZE sampled;
+BEGIN;
+ANALYZE sampled;
+ROLLBACK;
+-- of a table that is another's it is skipped, with a warning that differs by version
+SET client_min_messages = error;
+SET ROLE audit_eve;
+ANALYZE sampled;
+RESET ROLE;
+RESET client_min_messages;
+
 -- it tells nothing to whom the table is closed
 SET ROLE audit_eve;
 EXPLAIN (VERBOSE) SELECT * FROM users WHERE id = 3;

@@ -40,6 +40,17 @@ extern Oid	GetNewRelFileNumber(Oid reltablespace, Relation pg_class, char relper
 	GetNewRelFileNumber(tablespace, pg_class, persistence)
 #endif
 
+/* 18 counts frozen pages too. */
+#if PG_VERSION_NUM < 180000
+#define dbscale_set_relation_size(rel, pages, tuples) \
+	vac_update_relstats(rel, pages, tuples, 0, (rel)->rd_rel->relhasindex, InvalidTransactionId, \
+						InvalidMultiXactId, NULL, NULL, true)
+#else
+#define dbscale_set_relation_size(rel, pages, tuples) \
+	vac_update_relstats(rel, pages, tuples, 0, 0, (rel)->rd_rel->relhasindex, InvalidTransactionId, \
+						InvalidMultiXactId, NULL, NULL, true)
+#endif
+
 /* 16 made the ownership checks one function. */
 #if PG_VERSION_NUM < 160000
 #define dbscale_owns_relation(relid) pg_class_ownercheck(relid, GetUserId())

@@ -3,8 +3,12 @@
  *		VACUUM, ANALYZE and REINDEX of distributed tables.
  *
  * VACUUM runs on the shards, on each node outside a transaction; PostgreSQL's own
- * would only warn that foreign tables cannot be vacuumed.  ANALYZE is PostgreSQL's:
- * it samples the shards through the wrapper, for the parent and for each partition.
+ * would only warn that foreign tables cannot be vacuumed.
+ *
+ * ANALYZE runs on the shards too, and afterwards here for the parent alone, from one
+ * sample of all shards that is no bigger than that of any table (executor/maintain.c).
+ * PostgreSQL would go on and take one of that size from each partition; these have
+ * what they need already: sizes from the nodes, and the statistics of the parent.
  */
 #include "ddl/utility.h"
 
@@ -120,6 +124,52 @@ take_distributed(VacuumStmt *stmt, List **relations)
 	return oids;
 }
 
+static char *
+analyze_command(const DistributedTable *table, int shard, void *arg)
+{
+	VacuumRelation *relation = arg;
+	StringInfoData sql;
+	ListCell   *lc;
+
+	initStringInfo(&sql);
+	appendStringInfo(&sql, "ANALYZE %s", dbscale_ddl_shard_table_name(table, shard));
+	foreach(lc, relation->va_cols)
+		appendStringInfo(&sql, "%s%s", foreach_current_index(lc) == 0 ? " (" : ", ",
+						 quote_identifier(strVal(lfirst(lc))));
+	if (relation->va_cols != NIL)
+		appendStringInfoChar(&sql, ')');
+	return sql.data;
+}
+
+/* What is named by its OID is not expanded into its partitions. */
+static void
+analyze_shards(List *oids, List *relations)
+{
+	ListCell   *oid;
+	ListCell   *lc;
+
+	forboth(oid, oids, lc, relations)
+	{
+		/* of others core says that it skips them */
+		if (dbscale_is_owner(lfirst_oid(oid)))
+			dbscale_ddl_run_for_shards(dbscale_catalog_require_distributed(lfirst_oid(oid)), analyze_command,
+									   lfirst(lc));
+		((VacuumRelation *) lfirst(lc))->oid = lfirst_oid(oid);
+	}
+}
+
+static void
+analyze(UtilityCall *call)
+{
+	VacuumStmt *stmt = castNode(VacuumStmt, dbscale_utility_own_statement(call));
+	List	   *relations = NIL;
+	List	   *oids = take_distributed(stmt, &relations);
+
+	analyze_shards(oids, relations);
+	stmt->rels = list_concat(relations, stmt->rels);
+	dbscale_utility_core(call);
+}
+
 static void
 vacuum_table(Oid relid, const char *options)
 {
@@ -141,9 +191,14 @@ dbscale_utility_vacuum(UtilityCall *call)
 	ListCell   *lc;
 	MemoryContext context = CurrentMemoryContext;
 
-	if (!stmt->is_vacuumcmd || stmt->rels == NIL)
+	if (stmt->rels == NIL)
 	{
 		dbscale_utility_core(call);
+		return;
+	}
+	if (!stmt->is_vacuumcmd)
+	{
+		analyze(call);
 		return;
 	}
 	stmt = castNode(VacuumStmt, dbscale_utility_own_statement(call));
@@ -161,6 +216,7 @@ dbscale_utility_vacuum(UtilityCall *call)
 		stmt->is_vacuumcmd = false;
 		stmt->options = NIL;
 		stmt->rels = relations;
+		analyze_shards(oids, relations);
 		dbscale_utility_core(call);
 	}
 }

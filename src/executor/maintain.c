@@ -1,10 +1,21 @@
 /*
  * maintain.c
  *		TRUNCATE and ANALYZE of shards.
+ *
+ * ANALYZE of a distributed table asks each shard for its part of one sample, 30,000 rows
+ * in all by default, however big the table is.  A part is taken as core takes one: of as
+ * many random blocks as rows are wanted, each row with the same chance.  So a node reads
+ * no more of the shard than its own ANALYZE does, and n_distinct, the most common values
+ * and histograms are those of the whole, which the shards' own cannot be put together to:
+ * what one of them holds ten times, and whether another holds it, nobody has counted.
+ *
+ * What nodes know exactly is taken from them: rows and pages of each shard.
  */
 #include "executor/internal.h"
 
+#include "access/multixact.h"
 #include "access/table.h"
+#include "access/transam.h"
 #include "commands/vacuum.h"
 #include "foreign/foreign.h"
 #include "miscadmin.h"
@@ -69,9 +80,31 @@ estimate_rows(Relation rel, RemoteConnection *conn)
 									   table));
 }
 
+static double
+count_pages(Relation rel, RemoteConnection *conn)
+{
+	char	   *table = quote_literal_cstr(dbscale_remote_table_name(RelationGetRelid(rel)));
+
+	return query_number(conn, psprintf("SELECT pg_catalog.pg_relation_size(%s::pg_catalog.regclass) / "
+									   "pg_catalog.current_setting('block_size')::int8", table));
+}
+
+/* A table is sampled whole if its blocks are fewer than the rows that are wanted of it. */
+static void
+append_sampling(StringInfo sql, double pages, double wanted, double fraction)
+{
+	double		blocks = pages > wanted ? wanted / pages : 1;
+
+	if (blocks == 1)
+		appendStringInfo(sql, " TABLESAMPLE BERNOULLI (%.10g)", fraction * 100);
+	else
+		appendStringInfo(sql, " TABLESAMPLE SYSTEM (%.10g) WHERE pg_catalog.random() < %.10g",
+						 blocks * 100, Min(fraction / blocks, 1));
+}
+
 /* SELECT of the columns; of a part of the rows where more are expected than wanted. */
 static char *
-sample_sql(Relation rel, double expected, int wanted, List **retrieved, double *fraction)
+sample_sql(Relation rel, double expected, double pages, int wanted, List **retrieved, double *fraction)
 {
 	TupleDesc	desc = RelationGetDescr(rel);
 	Oid			relid = RelationGetRelid(rel);
@@ -98,7 +131,7 @@ sample_sql(Relation rel, double expected, int wanted, List **retrieved, double *
 	if (expected > wanted * 1.2)
 	{
 		*fraction = wanted * 1.2 / expected;
-		appendStringInfo(&sql, " TABLESAMPLE BERNOULLI (%.10g)", *fraction * 100);
+		append_sampling(&sql, pages, wanted * 1.2, *fraction);
 	}
 	return sql.data;
 }
@@ -158,7 +191,7 @@ acquire_sample(Relation rel, int elevel, HeapTuple *rows, int targrows,
 	List	   *retrieved;
 	double		fraction;
 	double		seen;
-	char	   *sql = sample_sql(rel, expected, targrows, &retrieved, &fraction);
+	char	   *sql = sample_sql(rel, expected, count_pages(rel, conn), targrows, &retrieved, &fraction);
 	char	   *label = dbscale_remote_label(RelationGetRelid(rel));
 	RowReader  *reader = dbscale_row_reader_create(RelationGetDescr(rel), retrieved, false, label);
 	RemoteStatement *stmt = dbscale_remote_send(conn, sql, REMOTE_NO_PARAMS, 0, label);
@@ -176,13 +209,13 @@ acquire_sample(Relation rel, int elevel, HeapTuple *rows, int targrows,
 static bool
 analyze_table(Relation rel, AcquireSampleRowsFunc *func, BlockNumber *totalpages)
 {
-	char	   *table = quote_literal_cstr(dbscale_remote_table_name(RelationGetRelid(rel)));
-	double		pages;
+	RemoteConnection *conn = analyze_connection(rel);
+	double		rows = estimate_rows(rel, conn);
 
-	pages = query_number(analyze_connection(rel),
-						 psprintf("SELECT pg_catalog.pg_relation_size(%s::pg_catalog.regclass) / "
-								  "pg_catalog.current_setting('block_size')::int8", table));
-	*totalpages = (BlockNumber) Min(pages, (double) MaxBlockNumber);
+	*totalpages = (BlockNumber) Min(count_pages(rel, conn), (double) MaxBlockNumber);
+	/* core does this for the table it analyzes, and that is the parent */
+	if (rows >= 0)
+		dbscale_set_relation_size(rel, *totalpages, rows);
 	*func = acquire_sample;
 	return true;
 }

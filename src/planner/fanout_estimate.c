@@ -4,17 +4,19 @@
  *
  * ANALYZE of a distributed table leaves statistics of the whole table with the parent.
  * The planner of the query above is given them for the placeholder's columns that are
- * columns of a table.  Conditions that went to the shards are only guessed: an equality by the
+ * columns of a table, and for the columns of shards that are read as foreign tables.  Conditions that went to the shards are only guessed: an equality by the
  * number of distinct values, anything else as a third.
  */
 #include "planner/fanout.h"
 
 #include "catalog/pg_class.h"
 #include "catalog/pg_statistic.h"
+#include "miscadmin.h"
 #include "nodes/makefuncs.h"
 #include "nodes/nodeFuncs.h"
 #include "optimizer/optimizer.h"
 #include "parser/parsetree.h"
+#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/selfuncs.h"
@@ -152,6 +154,41 @@ dbscale_fanout_estimate_rows(const FanoutLevel *level)
 	return Min(rows, groups * (level->combine != NIL ? nodes : 1));
 }
 
+/*
+ * Most common values may be shown to operators that might tell them only if the user may
+ * read the table anyhow; core does not ask that where the hook has found the statistics.
+ */
+static void
+give_statistics(VariableStatData *data, RangeTblEntry *rte, Oid relid, HeapTuple tuple)
+{
+	data->statsTuple = tuple;
+	data->freefunc = ReleaseSysCache;
+	data->acl_ok = rte->securityQuals == NIL && pg_class_aclcheck(relid, GetUserId(), ACL_SELECT) == ACLCHECK_OK;
+}
+
+/* A shard's column has the parent's statistics where ANALYZE of the shard left none. */
+static bool
+shard_statistics(RangeTblEntry *rte, AttrNumber attno, VariableStatData *data)
+{
+	Oid			foreign_table = rte->relid;
+	int			shard;
+	const DistributedTable *table = dbscale_catalog_owner_of(foreign_table, &shard);
+	HeapTuple	own;
+	AttrNumber	of_parent;
+
+	if (table == NULL || table->is_reference || attno <= 0)
+		return false;
+	own = SearchSysCache3(STATRELATTINH, ObjectIdGetDatum(foreign_table), Int16GetDatum(attno), BoolGetDatum(false));
+	if (HeapTupleIsValid(own))
+	{
+		ReleaseSysCache(own);
+		return false;
+	}
+	of_parent = get_attnum(table->relid, get_attname(foreign_table, attno, false));
+	give_statistics(data, rte, table->relid, column_statistics(table->relid, of_parent));
+	return HeapTupleIsValid(data->statsTuple);
+}
+
 /* Which table's column each column of the shards' query is; 0 where it is none. */
 void
 dbscale_fanout_origins(const FanoutLevel *level, FanoutTask *task)
@@ -176,15 +213,18 @@ dbscale_relation_stats(PlannerInfo *root, RangeTblEntry *rte, AttrNumber attno, 
 
 	if (previous_stats_hook && previous_stats_hook(root, rte, attno, data))
 		return true;
-	if (rte->rtekind != RTE_FUNCTION || dbscale_catalog_is_empty() ||
+	if (dbscale_catalog_is_empty())
+		return false;
+	if (rte->rtekind == RTE_RELATION && rte->relkind == RELKIND_FOREIGN_TABLE)
+		return shard_statistics(rte, attno, data);
+	if (rte->rtekind != RTE_FUNCTION ||
 		(task = dbscale_fanout_task_of(rte)) == NULL ||
 		attno <= 0 || attno > list_length(task->origin_tables))
 		return false;
 	relid = list_nth_oid(task->origin_tables, attno - 1);
 	if (!OidIsValid(relid))
 		return false;
-	data->statsTuple = column_statistics(relid, list_nth_int(task->origin_columns, attno - 1));
-	data->freefunc = ReleaseSysCache;
+	give_statistics(data, rte, relid, column_statistics(relid, list_nth_int(task->origin_columns, attno - 1)));
 	return HeapTupleIsValid(data->statsTuple);
 }
 
