@@ -68,6 +68,25 @@ WITH RECURSIVE r AS (SELECT id, 0 AS depth FROM users WHERE id < 3
 		SELECT a.id + b.id, a.depth + 1 FROM x a JOIN x b ON a.id <= b.id JOIN users u ON u.id = a.id))
 SELECT count(*) FROM r;
 
+-- a recursion within one key is one shard's; one that leaves it is not
+CREATE TABLE comments (user_id bigint, id int, parent int, PRIMARY KEY (user_id, id));
+SELECT dbscale.distribute_table('comments', 'user_id', colocate_with => 'users');
+INSERT INTO comments SELECT u, i, NULLIF(i / 2, 0) FROM generate_series(1, 3) u, generate_series(1, 6) i;
+EXPLAIN (COSTS OFF) WITH RECURSIVE tree AS (SELECT user_id, id, 1 AS depth FROM comments WHERE user_id = 3 AND parent IS NULL
+	UNION ALL SELECT c.user_id, c.id, depth + 1 FROM tree t JOIN comments c ON c.user_id = t.user_id AND c.parent = t.id)
+SELECT depth, count(*), min(u.name) FROM tree JOIN users u ON u.id = user_id GROUP BY depth;
+WITH RECURSIVE tree AS (SELECT user_id, id, 1 AS depth FROM comments WHERE user_id = 3 AND parent IS NULL
+	UNION ALL SELECT c.user_id, c.id, depth + 1 FROM tree t JOIN comments c ON c.user_id = t.user_id AND c.parent = t.id)
+SELECT depth, count(*), min(u.name) FROM tree JOIN users u ON u.id = user_id GROUP BY depth ORDER BY depth;
+WITH RECURSIVE tree AS (SELECT user_id, id, 1 AS depth FROM comments WHERE user_id = 1 AND parent IS NULL
+	UNION ALL SELECT c.user_id + 1, c.id, depth + 1 FROM tree t JOIN comments c ON c.user_id = t.user_id AND c.id = t.id WHERE depth < 4)
+SELECT t.*, u.id FROM tree t JOIN users u ON u.id = t.user_id ORDER BY depth;
+
+-- beside WITH and set-returning functions tables are read by one statement a node
+EXPLAIN (COSTS OFF) WITH early AS MATERIALIZED (SELECT id FROM users WHERE id < 4)
+SELECT e.id, c.id FROM early e JOIN comments c ON c.user_id = e.id WHERE c.parent > 1;
+EXPLAIN (VERBOSE, COSTS OFF) SELECT unnest(ARRAY[id, id + 1]), name FROM users WHERE id < 4;
+
 -- operators of one's own are not the node's, whatever function they have
 CREATE OPERATOR < (LEFTARG = text, RIGHTARG = text, FUNCTION = text_gt);
 CREATE OPERATOR <# (LEFTARG = bigint, RIGHTARG = bigint, FUNCTION = int8gt);
@@ -153,7 +172,6 @@ UPDATE early SET name = 'of ' || name WHERE id = 3 RETURNING *;
 UPDATE earlier e SET name = 'e' || e.name FROM users u WHERE u.id = e.id AND u.id IN (2, 4);
 DELETE FROM early WHERE id = 1 RETURNING id;
 DELETE FROM earlier e USING users u WHERE u.id = e.id AND u.name LIKE 'of %';
-INSERT INTO early VALUES (2, 'x'), (100, 'y') ON CONFLICT (id) DO UPDATE SET name = 'again';
 MERGE INTO users u USING early e ON u.id = e.id WHEN MATCHED AND u.id > 5 THEN UPDATE SET name = 'merged';
 SELECT * FROM users ORDER BY id;
 

@@ -114,11 +114,16 @@ my $different = 0;
 my $rows = 0;
 my $other_errors = 0;
 
+# What is refused, as documented: parts of a statement that would have to see rows as they
+# were before its other parts wrote.  Not met with the fixed seed.
+my %refused = map { $_ => 1 } grep { $statements[$_] =~ /^WITH gone/ && ($dist_errors->{$_} // '') eq '0A000' && !$plain_errors->{$_} } 0 .. $#statements;
+$refused{ $_ + 1 } = 1 foreach keys %refused;
+
 foreach my $i (0 .. $#statements)
 {
 	my ($p, $d) = (join("\n", @{ $plain->[$i] }), join("\n", @{ $dist->[$i] }));
 	$rows += @{ $plain->[$i] };
-	next if $p eq $d;
+	next if $p eq $d || $refused{$i};
 	my $before = $i > 0 && $statements[ $i - 1 ] =~ /^(INSERT|UPDATE|DELETE|MERGE|WITH|DECLARE|CREATE)/ ? "$statements[$i - 1]\n" : '';
 	diag("statement $i of seed $seed:\n$before$statements[$i]\nplain:\n" . substr($p, 0, 600) . "\ndistributed:\n" . substr($d, 0, 600))
 	  if ++$different <= 5;
@@ -127,11 +132,11 @@ foreach my $i (sort { $a <=> $b } keys %{ { %$plain_errors, %$dist_errors } })
 {
 	my ($p, $d) = map { $_->{$i} // 'none' } $plain_errors, $dist_errors;
 	# of several constraints that rows violate, the one met first is named, and rows have no order
-	next if $p eq $d || ($p =~ /^23/ && $d =~ /^23/);
+	next if $p eq $d || $refused{$i} || ($p =~ /^23/ && $d =~ /^23/);
 	diag("statement $i of seed $seed: plain error $p, distributed $d\n$statements[$i]");
 	$other_errors++;
 }
-note("$queries statements, $rows rows, errors: " . join(' ', sort values %$plain_errors));
+note("$queries statements, $rows rows, errors: " . join(' ', sort values %$plain_errors) . ', refused: ' . scalar(keys %refused));
 ok($rows > $queries, 'the statements return rows');
 is($different, 0, "all statements of seed $seed give the same rows");
 is($other_errors, 0, 'and the same errors');

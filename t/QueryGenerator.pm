@@ -436,9 +436,11 @@ sub with_cte
 sub recursion
 {
 	my ($self) = @_;
-	my $start = 'SELECT id, 0 AS depth FROM users s' . $self->where([ { name => 'users', alias => 's', columns => $tables{users} } ]);
+	my $start = 'SELECT id, 0 AS depth FROM users s'
+	  . ($self->chance(40) ? ' WHERE id = ' . $self->pick_number(45) : $self->where([ { name => 'users', alias => 's', columns => $tables{users} } ]));
 	my $step = $self->pick('SELECT l.liker_id, r.depth + 1 FROM r JOIN likes l ON l.user_id = r.id',
 		'SELECT p.user_id + 1, r.depth + 1 FROM posts p, r WHERE p.user_id = r.id AND p.likes > 8',
+		'SELECT p.user_id, r.depth + 1 FROM r JOIN posts p ON p.user_id = r.id AND p.id < 60',
 		'SELECT u.id, r.depth + 1 FROM r JOIN users u ON u.id = r.id + 3 JOIN posts p ON p.user_id = u.id',
 		'SELECT n.id, r.depth + 1 FROM notes n JOIN r ON n.user_id = r.id');
 	$step .= ($step =~ /WHERE/ ? ' AND ' : ' WHERE ') . 'r.depth < 3';

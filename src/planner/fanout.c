@@ -68,6 +68,7 @@ dbscale_shard_rows(PG_FUNCTION_ARGS)
 typedef struct OuterContext
 {
 	int			depth;
+	bool		columns_only;	/* WITH does not count */
 } OuterContext;
 
 static bool
@@ -88,7 +89,7 @@ needs_outside(Node *node, OuterContext *context)
 				return true;
 			break;
 		case T_RangeTblEntry:
-			return ((RangeTblEntry *) node)->rtekind == RTE_CTE;
+			return ((RangeTblEntry *) node)->rtekind == RTE_CTE && !context->columns_only;
 		case T_Query:
 			{
 				bool		result;
@@ -108,15 +109,24 @@ needs_outside(Node *node, OuterContext *context)
 bool
 dbscale_fanout_needs_outside(Node *query)
 {
-	OuterContext context = {-1};
+	OuterContext context = {-1, false};
 
 	return needs_outside(query, &context);
+}
+
+/* Is it computed anew for each row of an outer query? */
+static bool
+is_correlated(Query *query)
+{
+	OuterContext context = {-1, true};
+
+	return needs_outside((Node *) query, &context);
 }
 
 bool
 dbscale_fanout_mentions_outside(Node *expr)
 {
-	OuterContext context = {0};
+	OuterContext context = {0, false};
 
 	return needs_outside(expr, &context);
 }
@@ -497,7 +507,12 @@ rewrite_level(Query *query, const char **reason)
 
 	*reason = check_level(query);
 	if (*reason)
+	{
+		/* its tables may be fetched by statements of their own */
+		if (!is_correlated(query))
+			(void) dbscale_fanout_separate(query, 1);
 		return false;
+	}
 	if (try_level(query, copyObject(query), NIL, NULL, push_as_is, reason))
 		return true;
 	if (query->hasSubLinks)
@@ -512,7 +527,7 @@ rewrite_level(Query *query, const char **reason)
 	form = dbscale_fanout_broadcast(query, &subqueries, &small);
 	if (form != NULL && try_level(query, form, subqueries, small, push_as_is, reason))
 		return true;
-	(void) dbscale_fanout_separate(query);
+	(void) dbscale_fanout_separate(query, 2);
 	return false;
 }
 

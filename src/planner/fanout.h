@@ -94,8 +94,11 @@ extern char *dbscale_fanout_share_small(Query *shipped, int first_param);
 extern Query *dbscale_fanout_gather(const Query *shipped, int first_param, char **prefix, char **suffix);
 /* Put WITH that is read once in its place, at all levels; changes the query. */
 extern bool dbscale_fanout_inline_with(Node *query, void *context);
-/* Put the tables that can't be joined on the shards into subqueries of their own. */
-extern bool dbscale_fanout_separate(Query *query);
+/*
+ * Put the tables that can't be joined on the shards into subqueries of their own, if the
+ * level joins at least so many items.
+ */
+extern bool dbscale_fanout_separate(Query *query, int least);
 /* Does it need anything of the queries around it: a column, an aggregate, a CTE? */
 extern bool dbscale_fanout_needs_outside(Node *query);
 /* The same of an expression of the level. */

@@ -603,7 +603,7 @@ place_parts(Query *query, List *parts, List *left_over)
 }
 
 bool
-dbscale_fanout_separate(Query *query)
+dbscale_fanout_separate(Query *query, int least)
 {
 	Query	   *copy;
 	List	   *units = NIL;
@@ -619,7 +619,7 @@ dbscale_fanout_separate(Query *query)
 	conditions = make_ands_implicit((Expr *) copy->jointree->quals);
 	foreach(lc, copy->jointree->fromlist)
 		add_units(lfirst(lc), &units, &conditions);
-	if (list_length(units) < 2)
+	if (list_length(units) < least)
 		return false;
 	context.parts = make_parts(copy, units, conditions, &left_over);
 	if (context.parts == NIL)

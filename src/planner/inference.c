@@ -28,6 +28,8 @@
  * subquery's tables where rows of other keys change nothing in the rows of that key: not
  * below LIMIT, nor a window or a GROUP BY that is not by the column (may_be_restricted).
  *
+ * WITH RECURSIVE is followed by the router alone (add_recursion_slot).
+ *
  * The row that an INSERT or MERGE inserts is a slot: its key comes from an expression or
  * a column.  MERGE joins its target to the source: the target may be restricted unless
  * rows without source are acted on, the source unless rows without target are.
@@ -35,7 +37,7 @@
  * Only equality operators of the group's operator family count: others might call
  * two keys equal that hash to different shards.
  */
-#include "planner/inference.h"
+#include "planner/inference_slots.h"
 
 #include "access/stratnum.h"
 #include "catalog/pg_am.h"
@@ -47,35 +49,6 @@
 #include "utils/lsyscache.h"
 #include "utils/syscache.h"
 #include "catalog/namespace.h"
-
-typedef struct Slot
-{
-	Query	   *query;
-	Index		rti;			/* 0: of a row that MERGE inserts, or of no name */
-	AttrNumber	attno;
-	bool		is_table;		/* the key of a table's rows, or of a row to be inserted */
-	Expr	   *pin;			/* NULL: not pinned (yet) */
-	List	   *made_of;		/* of int: the slots that, all pinned alike, pin this one */
-	bool		may_be_null;	/* pinned or not: an outer join of a subquery fills it */
-} Slot;
-
-typedef struct Edge
-{
-	int			from;			/* slots */
-	int			to;
-} Edge;
-
-typedef struct Inference
-{
-	List	   *slots;			/* of Slot * */
-	List	   *edges;			/* of Edge * */
-	List	   *full_edges;		/* of Edge *: see add_full_edges */
-	Bitmapset  *full_joins;		/* range table indexes of their joins */
-	const TableGroup *group;
-	Oid			opfamily;		/* for hash and directory groups */
-	List	   *levels;			/* enclosing queries, innermost first */
-	bool		impossible;		/* tables of two groups, or a contradiction */
-} Inference;
 
 /* A condition's place: which range table entries it may restrict (NULL: all of its level). */
 typedef struct Scope
@@ -134,21 +107,6 @@ group_opfamily(const TableGroup *group)
 						   ObjectIdGetDatum(get_namespace_oid(DBSCALE_SCHEMA, false)));
 }
 
-static int	find_slot_at(Inference *inf, Node *node, List *levels);
-
-static int
-add_slot(Inference *inf, Query *query, Index rti, AttrNumber attno, bool is_table)
-{
-	Slot	   *slot = palloc0(sizeof(Slot));
-
-	slot->query = query;
-	slot->rti = rti;
-	slot->attno = attno;
-	slot->is_table = is_table;
-	inf->slots = lappend(inf->slots, slot);
-	return list_length(inf->slots) - 1;
-}
-
 static Edge *
 make_edge(int from, int to)
 {
@@ -159,8 +117,8 @@ make_edge(int from, int to)
 	return edge;
 }
 
-static void
-connect(Inference *inf, int from, int to)
+void
+dbscale_infer_connect(Inference *inf, int from, int to)
 {
 	inf->edges = lappend(inf->edges, make_edge(from, to));
 }
@@ -211,206 +169,17 @@ nullable_but_for(Node *node, Bitmapset *joins)
 	return result;
 }
 
-static Bitmapset *
-nullable_entries(Node *node)
+Bitmapset *
+dbscale_infer_nullable_entries(Node *node)
 {
 	return nullable_but_for(node, NULL);
-}
-
-/* ---- columns of subqueries ---- */
-
-static bool
-is_in_clause(TargetEntry *tle, List *clause)
-{
-	ListCell   *lc;
-
-	foreach(lc, clause)
-		if (((SortGroupClause *) lfirst(lc))->tleSortGroupRef == tle->ressortgroupref)
-			return tle->ressortgroupref != 0;
-	return false;
-}
-
-/* Do the subquery's rows with a value of this column depend on rows of that value only? */
-static bool
-may_be_restricted(Query *sub, TargetEntry *tle)
-{
-	ListCell   *lc;
-
-	if (sub->commandType != CMD_SELECT || sub->limitCount || sub->limitOffset || sub->hasTargetSRFs ||
-		sub->groupingSets != NIL || sub->rowMarks != NIL)
-		return false;
-	if (sub->hasDistinctOn && !is_in_clause(tle, sub->distinctClause))
-		return false;
-	if ((sub->hasAggs || sub->groupClause != NIL || sub->havingQual) && !is_in_clause(tle, sub->groupClause))
-		return false;
-	foreach(lc, sub->windowClause)
-		if (!is_in_clause(tle, ((WindowClause *) lfirst(lc))->partitionClause))
-			return false;
-	return true;
-}
-
-static TargetEntry *
-output_column(Query *query, AttrNumber attno)
-{
-	List	   *columns = query->commandType == CMD_SELECT ? query->targetList : query->returningList;
-	ListCell   *lc;
-
-	foreach(lc, columns)
-	{
-		TargetEntry *tle = lfirst(lc);
-
-		if (tle->resno == attno && !tle->resjunk)
-			return tle;
-	}
-	return NULL;
-}
-
-/* The slots that a column of a query is made of are added to the list; false: something else. */
-static bool
-add_sources(Inference *inf, int column, Query *sub, Node *setop, AttrNumber attno, List *levels,
-			bool restricts, List **sources)
-{
-	TargetEntry *tle;
-	Slot	   *from;
-	int			source;
-
-	if (setop != NULL && IsA(setop, SetOperationStmt))
-	{
-		SetOperationStmt *op = (SetOperationStmt *) setop;
-
-		restricts = restricts && sub->limitCount == NULL && sub->limitOffset == NULL;
-		return add_sources(inf, column, sub, op->larg, attno, levels, restricts, sources) &&
-			add_sources(inf, column, sub, op->rarg, attno, levels, restricts, sources);
-	}
-	if (setop != NULL)
-	{
-		Query	   *branch = ((RangeTblEntry *) list_nth(sub->rtable, ((RangeTblRef *) setop)->rtindex - 1))->subquery;
-		TargetEntry *inner = output_column(branch, attno);
-		TargetEntry *outer = output_column(sub, attno);
-
-		if (inner == NULL || outer == NULL ||
-			exprType((Node *) inner->expr) != exprType((Node *) outer->expr))
-			return false;
-		return add_sources(inf, column, branch, branch->setOperations, attno, lcons(branch, list_copy(levels)),
-						   restricts, sources);
-	}
-	tle = output_column(sub, attno);
-	if (tle == NULL)
-		return false;
-	source = find_slot_at(inf, (Node *) tle->expr, levels);
-	if (source < 0 && dbscale_is_row_free((Node *) tle->expr))
-	{
-		source = add_slot(inf, sub, 0, 0, false);
-		((Slot *) list_nth(inf->slots, source))->pin = tle->expr;
-	}
-	if (source < 0)
-		return false;
-	*sources = lappend_int(*sources, source);
-	from = list_nth(inf->slots, source);
-	if (from->may_be_null || (from->query == sub && from->rti > 0 &&
-							  bms_is_member(from->rti, nullable_entries((Node *) sub->jointree))))
-		((Slot *) list_nth(inf->slots, column))->may_be_null = true;
-	if (restricts && from->query == sub && may_be_restricted(sub, tle))
-		connect(inf, column, source);
-	return true;
-}
-
-static int
-add_column_slot(Inference *inf, Query *query, Var *var, Query *sub, List *levels, bool restricts)
-{
-	int			column = add_slot(inf, query, var->varno, var->varattno, false);
-	List	   *sources = NIL;
-
-	if (add_sources(inf, column, sub, sub->setOperations, var->varattno, lcons(sub, list_copy(levels)),
-					restricts, &sources))
-		((Slot *) list_nth(inf->slots, column))->made_of = sources;
-	return column;
-}
-
-/* A column of VALUES is pinned when it says the same in every row. */
-static int
-add_values_slot(Inference *inf, Query *query, Var *var, RangeTblEntry *rte)
-{
-	Expr	   *first = list_nth(linitial(rte->values_lists), var->varattno - 1);
-	int			column = add_slot(inf, query, var->varno, var->varattno, false);
-	ListCell   *lc;
-
-	foreach(lc, rte->values_lists)
-		if (!equal(list_nth(lfirst(lc), var->varattno - 1), first))
-			return column;
-	if (dbscale_is_row_free((Node *) first) && !contain_volatile_functions((Node *) first))
-		((Slot *) list_nth(inf->slots, column))->pin = first;
-	return column;
-}
-
-/* Its owner is so many levels above the query that is first of them. */
-static int
-add_with_slot(Inference *inf, Query *query, Var *var, RangeTblEntry *rte, List *levels)
-{
-	List	   *of_owner;
-	ListCell   *lc;
-
-	if ((int) rte->ctelevelsup >= list_length(levels))
-		return -1;
-	of_owner = list_copy_tail(levels, rte->ctelevelsup);
-	foreach(lc, ((Query *) linitial(of_owner))->cteList)
-	{
-		CommonTableExpr *cte = lfirst(lc);
-
-		if (strcmp(cte->ctename, rte->ctename) != 0)
-			continue;
-		if (cte->cterecursive || !IsA(cte->ctequery, Query))
-			return -1;
-		return add_column_slot(inf, query, var, (Query *) cte->ctequery, of_owner, cte->cterefcount == 1);
-	}
-	return -1;
-}
-
-static int
-find_slot_at(Inference *inf, Node *node, List *levels)
-{
-	Var		   *var;
-	Query	   *query;
-	RangeTblEntry *rte;
-	ListCell   *lc;
-
-	while (node && IsA(node, RelabelType))
-		node = (Node *) ((RelabelType *) node)->arg;
-	if (node == NULL || !IsA(node, Var))
-		return -1;
-	var = (Var *) node;
-	if ((int) var->varlevelsup >= list_length(levels) || var->varattno <= 0)
-		return -1;
-	levels = list_copy_tail(levels, var->varlevelsup);
-	query = linitial(levels);
-	foreach(lc, inf->slots)
-	{
-		Slot	   *slot = lfirst(lc);
-
-		if (slot->query == query && slot->rti == var->varno && slot->attno == var->varattno)
-			return foreach_current_index(lc);
-	}
-	rte = list_nth(query->rtable, var->varno - 1);
-	switch (rte->rtekind)
-	{
-		case RTE_JOIN:
-			return find_slot_at(inf, list_nth(rte->joinaliasvars, var->varattno - 1), levels);
-		case RTE_SUBQUERY:
-			return add_column_slot(inf, query, var, rte->subquery, levels, true);
-		case RTE_VALUES:
-			return add_values_slot(inf, query, var, rte);
-		case RTE_CTE:
-			return add_with_slot(inf, query, var, rte, levels);
-		default:
-			return -1;
-	}
 }
 
 /* Position of the slot that this Var is, or -1. */
 static int
 find_slot(Inference *inf, Node *node)
 {
-	return find_slot_at(inf, node, inf->levels);
+	return dbscale_infer_find_slot(inf, node, inf->levels);
 }
 
 static bool
@@ -435,7 +204,7 @@ static void
 add_edge(Inference *inf, int from, int to, const Scope *scope)
 {
 	if (may_restrict(inf, to, scope))
-		connect(inf, from, to);
+		dbscale_infer_connect(inf, from, to);
 }
 
 /* Is this operator the equality that the group's shards are decided by? */
@@ -552,7 +321,7 @@ static int
 only_table_of_side(Inference *inf, Query *query, Node *side)
 {
 	Bitmapset  *entries = entries_below(side);
-	Bitmapset  *nullable = nullable_entries(side);
+	Bitmapset  *nullable = dbscale_infer_nullable_entries(side);
 	int			found = -1;
 	int			rti = -1;
 	ListCell   *lc;
@@ -674,7 +443,7 @@ add_slots(Inference *inf, Query *query)
 		}
 		else if (inf->group->id != table->group->id)
 			inf->impossible = true;
-		(void) add_slot(inf, query, rti, table->key_attno, true);
+		(void) dbscale_infer_add_slot(inf, query, rti, table->key_attno, true);
 	}
 }
 
@@ -695,7 +464,7 @@ add_all_slots(Node *node, Inference *inf)
 static void
 infer_inserted_key(Inference *inf, int slot, List *targetlist, AttrNumber key_attno)
 {
-	Bitmapset  *nullable = nullable_entries((Node *) ((Query *) linitial(inf->levels))->jointree);
+	Bitmapset  *nullable = dbscale_infer_nullable_entries((Node *) ((Query *) linitial(inf->levels))->jointree);
 	ListCell   *lc;
 
 	foreach(lc, targetlist)
@@ -708,7 +477,7 @@ infer_inserted_key(Inference *inf, int slot, List *targetlist, AttrNumber key_at
 		source = find_slot(inf, (Node *) tle->expr);
 		if (source >= 0 && !((Slot *) list_nth(inf->slots, source))->may_be_null &&
 			!bms_is_member(((Slot *) list_nth(inf->slots, source))->rti, nullable))
-			connect(inf, source, slot);
+			dbscale_infer_connect(inf, source, slot);
 		else if (dbscale_is_row_free((Node *) tle->expr))
 			((Slot *) list_nth(inf->slots, slot))->pin = tle->expr;
 	}
@@ -767,7 +536,7 @@ infer_merge(Inference *inf, Query *query, const DistributedTable *table)
 		MergeAction *action = lfirst(lc);
 
 		if (action->commandType == CMD_INSERT)
-			infer_inserted_key(inf, add_slot(inf, query, 0, 0, true), action->targetList, table->key_attno);
+			infer_inserted_key(inf, dbscale_infer_add_slot(inf, query, 0, 0, true), action->targetList, table->key_attno);
 	}
 }
 
@@ -874,10 +643,13 @@ dbscale_infer_key(Query *query)
 	Expr	   *key = NULL;
 	ListCell   *lc;
 
+	inf.in_recursion = true;
 	infer(&inf, query);
 	if (inf.impossible || inf.slots == NIL)
 		return NULL;
 	propagate(&inf);
+	if (!dbscale_infer_recursions_hold(&inf))
+		return NULL;
 
 	foreach(lc, inf.slots)
 	{
