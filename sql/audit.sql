@@ -165,6 +165,30 @@ EXPLAIN (VERBOSE) DELETE FROM users;
 EXPLAIN (VERBOSE) SELECT u FROM users u;
 RESET ROLE;
 
+-- dropped columns, before and after: shards count the others otherwise
+CREATE TABLE d (j text, k int, l int, id int, a text, v int, m date, PRIMARY KEY (k, id));
+ALTER TABLE d DROP COLUMN j, DROP COLUMN l;
+CREATE TABLE plain_d (LIKE d INCLUDING ALL);
+SELECT dbscale.distribute_table('d', 'k', shard_count => 4);
+ALTER TABLE d DROP COLUMN m;
+ALTER TABLE d ADD COLUMN w text DEFAULT 'w';
+ALTER TABLE plain_d DROP COLUMN m, ADD COLUMN w text DEFAULT 'w';
+CREATE FUNCTION on_both(statement text) RETURNS void LANGUAGE plpgsql AS $$ BEGIN
+	EXECUTE format(statement, 'd'); EXECUTE format(statement, 'plain_d'); END $$;
+SELECT on_both(u) FROM unnest(ARRAY[
+	$$INSERT INTO %1$I SELECT i %% 5, i, 'a' || i %% 3, i FROM generate_series(1, 20) i$$,
+	$$INSERT INTO %1$I VALUES (1, 1, 'x', 2) ON CONFLICT (k, id) DO UPDATE SET a = excluded.a || %1$I.a, v = %1$I.v + excluded.v WHERE %1$I.w = 'w'$$,
+	$$INSERT INTO %1$I AS t (w, id, k) VALUES ('n', 30, 1), ('u', 1, 1) ON CONFLICT (k, id) DO UPDATE SET (w, a) = (t.w || excluded.w, t.a || '!')$$,
+	$$UPDATE %1$I SET a = w || a, v = v + 1 WHERE k = 2$$,
+	$$UPDATE %1$I t SET w = o.a FROM %1$I o WHERE o.k = t.k AND o.id = t.id + 5 AND t.v > 3$$,
+	$$UPDATE %1$I t SET (a, w) = (SELECT max(a), min(w) FROM %1$I o WHERE o.k = t.k) WHERE id = 4$$,
+	$$MERGE INTO %1$I t USING (VALUES (1, 1, 'm'), (3, 33, 'i')) s (k, id, w) ON t.k = s.k AND t.id = s.id WHEN MATCHED THEN UPDATE SET w = s.w WHEN NOT MATCHED THEN INSERT (k, id, w) VALUES (s.k, s.id, s.w)$$,
+	$$INSERT INTO %1$I (k, id, w) SELECT k, id + 100, a FROM %1$I WHERE v > 10$$,
+	$$WITH gone AS (DELETE FROM %1$I WHERE k = 3 RETURNING *) INSERT INTO %1$I SELECT 3, id + 500, w, v, a FROM gone WHERE k = 3$$,
+	$$DELETE FROM %1$I WHERE k = 4 AND w <> a$$]) WITH ORDINALITY x (u, n) ORDER BY n;
+SELECT count(*), (SELECT count(*) FROM (SELECT * FROM d EXCEPT SELECT * FROM plain_d) x) AS other FROM d;
+EXPLAIN (VERBOSE, COSTS OFF) INSERT INTO d VALUES (1, 1) ON CONFLICT (k, id) DO UPDATE SET w = excluded.w;
+
 -- writes through a view name its table once
 CREATE VIEW early AS SELECT id, name FROM users WHERE id < 8;
 CREATE VIEW earlier AS SELECT * FROM early WHERE id < 5;

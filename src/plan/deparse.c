@@ -98,6 +98,97 @@ replace_target(RangeTblEntry *rte, const Print *print)
 		rte->alias = makeAlias(rte->eref->aliasname, NIL);
 }
 
+/* ---- the target's columns: a foreign table may count them otherwise ---- */
+
+typedef struct Renumbering
+{
+	const AttrNumber *map;		/* from the parent's numbers; 0: a dropped column */
+	Query	   *query;
+	int			depth;
+} Renumbering;
+
+/* NULL: both count alike. */
+static AttrNumber *
+map_of_columns(Oid parent, Oid foreign_table)
+{
+	Relation	rel = table_open(parent, NoLock);
+	TupleDesc	desc = RelationGetDescr(rel);
+	AttrNumber *map = palloc0(sizeof(AttrNumber) * (desc->natts + 1));
+	bool		differs = false;
+
+	for (int i = 1; i <= desc->natts; i++)
+	{
+		Form_pg_attribute column = TupleDescAttr(desc, i - 1);
+
+		if (column->attisdropped)
+			continue;
+		map[i] = get_attnum(foreign_table, NameStr(column->attname));
+		differs |= map[i] != i;
+	}
+	table_close(rel, NoLock);
+	return differs ? map : NULL;
+}
+
+static void
+renumber_list(List *targetlist, const AttrNumber *map)
+{
+	ListCell   *lc;
+
+	foreach(lc, targetlist)
+	{
+		TargetEntry *tle = lfirst(lc);
+
+		if (!tle->resjunk)
+			tle->resno = map[tle->resno];
+	}
+}
+
+static bool
+renumber_vars(Node *node, Renumbering *renumbering)
+{
+	if (node == NULL)
+		return false;
+	if (IsA(node, Var))
+	{
+		Var		   *var = (Var *) node;
+		OnConflictExpr *conflict = renumbering->query->onConflict;
+
+		if ((int) var->varlevelsup == renumbering->depth && var->varattno > 0 &&
+			(var->varno == renumbering->query->resultRelation ||
+			 (conflict && var->varno == conflict->exclRelIndex)))
+			var->varattno = var->varattnosyn = renumbering->map[var->varattno];
+		return false;
+	}
+	if (IsA(node, Query))
+	{
+		renumbering->depth++;
+		(void) query_tree_walker((Query *) node, renumber_vars, renumbering, 0);
+		renumbering->depth--;
+		return false;
+	}
+	return expression_tree_walker(node, renumber_vars, renumbering);
+}
+
+static void
+renumber_target(Query *query, Oid parent, Oid foreign_table)
+{
+	Renumbering renumbering = {map_of_columns(parent, foreign_table), query, 0};
+	ListCell   *lc;
+
+	if (renumbering.map == NULL)
+		return;
+	/* what nobody prints may name dropped columns */
+	if (query->onConflict)
+		query->onConflict->exclRelTlist = NIL;
+	(void) query_tree_walker(query, renumber_vars, &renumbering, 0);
+	if (query->commandType == CMD_INSERT || query->commandType == CMD_UPDATE)
+		renumber_list(query->targetList, renumbering.map);
+	if (query->onConflict)
+		renumber_list(query->onConflict->onConflictSet, renumbering.map);
+	foreach(lc, query->mergeActionList)
+		renumber_list(((MergeAction *) lfirst(lc))->targetList, renumbering.map);
+}
+
 static bool
 replace_relations(Node *node, const Print *print)
 {
@@ -117,8 +208,14 @@ replace_relations(Node *node, const Print *print)
 		rti++;
 		if (rte->rtekind != RTE_RELATION || dbscale_catalog_table(rte->relid) == NULL)
 			continue;
-		if (rti == query->resultRelation ||
-			(query->onConflict && rti == query->onConflict->exclRelIndex))
+		if (rti == query->resultRelation)
+		{
+			Oid			parent = rte->relid;
+
+			replace_target(rte, print);
+			renumber_target(query, parent, rte->relid);
+		}
+		else if (query->onConflict && rti == query->onConflict->exclRelIndex)
 			replace_target(rte, print);
 		else
 			invent_table(rte, print);

@@ -29,20 +29,6 @@
 
 /* ---- Which statements, and which range table entries ---- */
 
-/* Columns of the table written are named by number, which the shards count otherwise. */
-static const char *
-check_target(RangeTblEntry *rte)
-{
-	Relation	rel = table_open(rte->relid, NoLock);
-	const char *reason = NULL;
-
-	for (int i = 0; i < RelationGetNumberOfAttributes(rel); i++)
-		if (TupleDescAttr(RelationGetDescr(rel), i)->attisdropped)
-			reason = "a write to a table with dropped columns";
-	table_close(rel, NoLock);
-	return reason;
-}
-
 /* Of functions in FROM, those that return sets are left to the node. */
 static const char *
 check_functions(RangeTblEntry *rte)
@@ -109,7 +95,7 @@ check_entry(Shipment *shipment, Query *query, RangeTblEntry *rte)
 	shipment->seen_user = true;
 	shipment->check_as_user = user;
 	shipment->relations = list_append_unique_oid(shipment->relations, rte->relid);
-	return is_target ? check_target(rte) : NULL;
+	return NULL;
 }
 
 static const char *
