@@ -189,6 +189,27 @@ SELECT on_both(u) FROM unnest(ARRAY[
 SELECT count(*), (SELECT count(*) FROM (SELECT * FROM d EXCEPT SELECT * FROM plain_d) x) AS other FROM d;
 EXPLAIN (VERBOSE, COSTS OFF) INSERT INTO d VALUES (1, 1) ON CONFLICT (k, id) DO UPDATE SET w = excluded.w;
 
+-- an enum is set and compared on the nodes by its labels; what needs its order is not
+SELECT count(*) FROM dbscale.run_on_nodes('CREATE SCHEMA audit');
+SELECT count(*) FROM dbscale.run_on_nodes($$CREATE TYPE audit.state AS ENUM ('new', 'paid', 'gone')$$);
+CREATE TYPE state AS ENUM ('new', 'paid', 'gone');
+CREATE TABLE orders (k int, id int, s state, PRIMARY KEY (k, id));
+SELECT dbscale.distribute_table('orders', 'k', shard_count => 4);
+INSERT INTO orders SELECT i % 4, i, (enum_range(NULL::state))[1 + i % 3] FROM generate_series(1, 12) i;
+EXPLAIN (VERBOSE, COSTS OFF) UPDATE orders SET s = 'paid' WHERE k = 1 AND s = 'new';
+PREPARE pay(state, int) AS UPDATE orders SET s = $1 WHERE k = $2 AND s IN ('new', $1) RETURNING id, s;
+EXPLAIN (VERBOSE, COSTS OFF) EXECUTE pay('paid', 1);
+EXECUTE pay('paid', 1);
+EXPLAIN (VERBOSE, COSTS OFF) SELECT count(*) FROM orders WHERE s IN ('new', 'gone');
+SELECT count(*) FROM orders WHERE s IN ('new', 'gone');
+INSERT INTO orders VALUES (1, 1, 'new'), (2, 2, 'new') ON CONFLICT (k, id) DO UPDATE SET s = 'gone' WHERE orders.s <> 'gone' RETURNING *;
+INSERT INTO orders VALUES (1, 1, 'new') ON CONFLICT (k, id) DO UPDATE SET s = 'new' RETURNING s;
+EXPLAIN (VERBOSE, COSTS OFF) SELECT id FROM orders WHERE k = 1 AND s > 'new';
+SELECT s, count(*), min(s) FROM orders WHERE s > 'new' GROUP BY s ORDER BY s;
+DROP TABLE orders;
+SELECT count(*) FROM dbscale.run_on_nodes('DROP TYPE audit.state');
+SELECT count(*) FROM dbscale.run_on_nodes('DROP SCHEMA audit');
+
 -- writes through a view name its table once
 CREATE VIEW early AS SELECT id, name FROM users WHERE id < 8;
 CREATE VIEW earlier AS SELECT * FROM early WHERE id < 5;

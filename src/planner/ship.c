@@ -170,7 +170,27 @@ is_local_type(Oid type)
 	}
 }
 
+/* Values of an enum travel by their labels, which the column's type has on the node too. */
+static bool
+is_enum(Oid type)
+{
+	return !dbscale_ship_is_builtin(type) && get_typtype(type) == TYPTYPE_ENUM;
+}
+
 /* ---- What mentions no row is computed here ---- */
+
+static Node *
+cast_through_text(Node *expr, Oid type)
+{
+	CoerceViaIO *cast = makeNode(CoerceViaIO);
+
+	cast->arg = (Expr *) expr;
+	cast->resulttype = type;
+	cast->resultcollid = get_typcollation(type);
+	cast->coerceformat = COERCE_EXPLICIT_CAST;
+	cast->location = -1;
+	return (Node *) cast;
+}
 
 /* Take an expression out: $n instead, and n is its place in the list. */
 static Node *
@@ -180,6 +200,9 @@ make_remote_param(Shipment *shipment, Node *expr)
 	ListCell   *lc;
 	int			position = 0;
 
+	/* ($n)::mood, and $n is the label */
+	if (is_enum(exprType(expr)))
+		return cast_through_text(make_remote_param(shipment, cast_through_text(expr, TEXTOID)), exprType(expr));
 	foreach(lc, shipment->params)
 	{
 		if (equal(lfirst(lc), expr) && !contain_volatile_functions(expr))
@@ -418,13 +441,103 @@ compares_local_types(SetOperationStmt *op)
 	return false;
 }
 
+/* ---- enums: they are set and compared for equality on nodes, and nothing else ---- */
+
+static bool
+is_enum_value(Node *node)
+{
+	if (IsA(node, CoerceViaIO))
+		return IsA(((CoerceViaIO *) node)->arg, Param) && is_enum(exprType(node));
+	return IsA(node, Const) && is_enum(((Const *) node)->consttype);
+}
+
+static bool
+is_enum_operand(Node *node)
+{
+	if (IsA(node, Var))
+		return ((Var *) node)->varattno > 0 && is_enum(((Var *) node)->vartype);
+	return is_enum_value(node);
+}
+
+static bool
+are_enum_values(Node *array)
+{
+	ListCell   *lc;
+
+	if (IsA(array, Const))
+		return is_enum(get_element_type(((Const *) array)->consttype));
+	if (!IsA(array, ArrayExpr))
+		return false;
+	foreach(lc, ((ArrayExpr *) array)->elements)
+		if (!is_enum_value(lfirst(lc)))
+			return false;
+	return true;
+}
+
+static bool
+compares_enums(Node *node)
+{
+	OpExpr	   *op = (OpExpr *) node;
+	ScalarArrayOpExpr *any = (ScalarArrayOpExpr *) node;
+
+	if (IsA(node, OpExpr))
+		return (op->opfuncid == F_ENUM_EQ || op->opfuncid == F_ENUM_NE) &&
+			is_enum_operand(linitial(op->args)) && is_enum_operand(lsecond(op->args));
+	return IsA(node, ScalarArrayOpExpr) &&
+		(any->opfuncid == F_ENUM_EQ || any->opfuncid == F_ENUM_NE) &&
+		is_enum_operand(linitial(any->args)) && are_enum_values(lsecond(any->args));
+}
+
+static List *
+without_enum_values(List *targetlist)
+{
+	List	   *result = NIL;
+	ListCell   *lc;
+
+	foreach(lc, targetlist)
+		if (((TargetEntry *) lfirst(lc))->resjunk || !is_enum_value((Node *) ((TargetEntry *) lfirst(lc))->expr))
+			result = lappend(result, lfirst(lc));
+	return result;
+}
+
+/* The query but for the enums that columns are set to; a shallow copy. */
+static Query *
+without_set_enums(const Query *query)
+{
+	Query	   *copy = makeNode(Query);
+	ListCell   *lc;
+
+	*copy = *query;
+	if (query->commandType == CMD_INSERT || query->commandType == CMD_UPDATE)
+		copy->targetList = without_enum_values(query->targetList);
+	if (query->onConflict)
+	{
+		copy->onConflict = makeNode(OnConflictExpr);
+		*copy->onConflict = *query->onConflict;
+		copy->onConflict->onConflictSet = without_enum_values(query->onConflict->onConflictSet);
+	}
+	copy->mergeActionList = NIL;
+	foreach(lc, query->mergeActionList)
+	{
+		MergeAction *action = makeNode(MergeAction);
+
+		*action = *(MergeAction *) lfirst(lc);
+		action->targetList = without_enum_values(action->targetList);
+		copy->mergeActionList = lappend(copy->mergeActionList, action);
+	}
+	return copy;
+}
+
 bool
 dbscale_ship_find_local(Node *node, Shipment *shipment)
 {
 	if (node == NULL)
 		return false;
 	if (IsA(node, Query))
-		return query_tree_walker((Query *) node, dbscale_ship_find_local, shipment, QTW_EXAMINE_SORTGROUP);
+		return query_tree_walker(without_set_enums((Query *) node), dbscale_ship_find_local, shipment,
+								 QTW_EXAMINE_SORTGROUP);
+	if (compares_enums(node))
+		return has_local_operator(node);
 	if (IsA(node, OnConflictExpr))
 		return find_local_on_conflict((OnConflictExpr *) node, shipment);
 	if (is_plain_column(node))
