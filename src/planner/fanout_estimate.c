@@ -154,23 +154,34 @@ dbscale_fanout_estimate_rows(const FanoutLevel *level)
 	return Min(rows, groups * (level->combine != NIL ? nodes : 1));
 }
 
+/* Are some rows of some table kept from the user?  Partitions do not tell by themselves. */
+static bool
+hides_rows(PlannerInfo *root)
+{
+	ListCell   *lc;
+
+	foreach(lc, root->parse->rtable)
+		if (((RangeTblEntry *) lfirst(lc))->securityQuals != NIL)
+			return true;
+	return root->parse->hasRowSecurity;
+}
+
 /*
  * Most common values may be shown to operators that might tell them only if the user may
- * read the table anyhow; core does not ask that where the hook has found the statistics.
+ * read all of the table anyhow; core does not ask that where the hook has found the statistics.
  */
 static void
-give_statistics(VariableStatData *data, RangeTblEntry *rte, Oid relid, HeapTuple tuple)
+give_statistics(VariableStatData *data, PlannerInfo *root, Oid relid, HeapTuple tuple)
 {
 	data->statsTuple = tuple;
 	data->freefunc = ReleaseSysCache;
-	data->acl_ok = rte->securityQuals == NIL && pg_class_aclcheck(relid, GetUserId(), ACL_SELECT) == ACLCHECK_OK;
+	data->acl_ok = !hides_rows(root) && pg_class_aclcheck(relid, GetUserId(), ACL_SELECT) == ACLCHECK_OK;
 }
 
 /* A shard's column has the parent's statistics where ANALYZE of the shard left none. */
 static bool
-shard_statistics(RangeTblEntry *rte, AttrNumber attno, VariableStatData *data)
+shard_statistics(PlannerInfo *root, Oid foreign_table, AttrNumber attno, VariableStatData *data)
 {
-	Oid			foreign_table = rte->relid;
 	int			shard;
 	const DistributedTable *table = dbscale_catalog_owner_of(foreign_table, &shard);
 	HeapTuple	own;
@@ -185,7 +196,7 @@ shard_statistics(RangeTblEntry *rte, AttrNumber attno, VariableStatData *data)
 		return false;
 	}
 	of_parent = get_attnum(table->relid, get_attname(foreign_table, attno, false));
-	give_statistics(data, rte, table->relid, column_statistics(table->relid, of_parent));
+	give_statistics(data, root, table->relid, column_statistics(table->relid, of_parent));
 	return HeapTupleIsValid(data->statsTuple);
 }
 
@@ -216,7 +227,7 @@ dbscale_relation_stats(PlannerInfo *root, RangeTblEntry *rte, AttrNumber attno, 
 	if (dbscale_catalog_is_empty())
 		return false;
 	if (rte->rtekind == RTE_RELATION && rte->relkind == RELKIND_FOREIGN_TABLE)
-		return shard_statistics(rte, attno, data);
+		return shard_statistics(root, rte->relid, attno, data);
 	if (rte->rtekind != RTE_FUNCTION ||
 		(task = dbscale_fanout_task_of(rte)) == NULL ||
 		attno <= 0 || attno > list_length(task->origin_tables))
@@ -224,7 +235,7 @@ dbscale_relation_stats(PlannerInfo *root, RangeTblEntry *rte, AttrNumber attno, 
 	relid = list_nth_oid(task->origin_tables, attno - 1);
 	if (!OidIsValid(relid))
 		return false;
-	give_statistics(data, rte, relid, column_statistics(relid, list_nth_int(task->origin_columns, attno - 1)));
+	give_statistics(data, root, relid, column_statistics(relid, list_nth_int(task->origin_columns, attno - 1)));
 	return HeapTupleIsValid(data->statsTuple);
 }
 
