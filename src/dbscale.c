@@ -12,6 +12,7 @@
 #include "ddl/ddl.h"
 #include "executor/wrapper.h"
 #include "planner/planner.h"
+#include "rebalance/rebalance.h"
 #include "remote/remote.h"
 #include "transaction/transaction.h"
 #include "worker/worker.h"
@@ -40,5 +41,6 @@ _PG_init(void)
 	dbscale_planner_init();
 	dbscale_executor_init();
 	dbscale_utility_init();
+	dbscale_rebalance_init();
 	dbscale_worker_init();
 }

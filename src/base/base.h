@@ -37,12 +37,17 @@ extern int	dbscale_copy_buffer_size;	/* kB */
 extern int	dbscale_deadlock_interval;	/* ms */
 extern int	dbscale_idle_connection_timeout;	/* s */
 extern int	dbscale_max_counted_shards;
+extern int	dbscale_max_move_lag;	/* MB */
+extern int	dbscale_max_moves;
+extern int	dbscale_move_lock_timeout;	/* ms */
+extern int	dbscale_move_rate_limit;	/* MB a second; 0: no limit */
 extern int	dbscale_node_parallel_workers;	/* -1: the node's own */
 extern int	dbscale_premake_interval;	/* ms */
 extern int	dbscale_premake_ranges;
 extern int	dbscale_rebalance_threshold;	/* percent */
 extern int	dbscale_recovery_interval;	/* ms */
 extern bool dbscale_use_prepared_statements;
+extern bool dbscale_verify_moves;
 
 extern void dbscale_settings_init(void);
 

@@ -11,6 +11,10 @@ int			dbscale_copy_buffer_size = 256;
 int			dbscale_deadlock_interval = 1000;
 int			dbscale_idle_connection_timeout = 600;
 int			dbscale_max_counted_shards = 8192;
+int			dbscale_max_move_lag = 16384;
+int			dbscale_max_moves = 2;
+int			dbscale_move_lock_timeout = 100;
+int			dbscale_move_rate_limit = 0;
 int			dbscale_node_parallel_workers = -1;
 int			dbscale_premake_interval = 60000;
 int			dbscale_premake_ranges = 2;
@@ -20,6 +24,7 @@ bool		dbscale_auto_rebalance = false;
 char	   *dbscale_auto_rebalance_window = NULL;
 bool		dbscale_consistent_reads = false;
 bool		dbscale_use_prepared_statements = true;
+bool		dbscale_verify_moves = true;
 
 #ifdef DBSCALE_DEBUG_POINTS
 char	   *dbscale_debug_point_setting = NULL;
@@ -57,6 +62,18 @@ static const IntSetting int_settings[] = {
 	{"dbscale.max_counted_shards",
 		"How many shards, of all databases, have their reads and writes counted (0: none).",
 		&dbscale_max_counted_shards, 8192, 0, 1048576, PGC_POSTMASTER, 0},
+	{"dbscale.max_move_lag",
+		"Write-ahead log that a move may keep a node from recycling, before the move is given up.",
+		&dbscale_max_move_lag, 16384, 16, MAX_KILOBYTES, PGC_SIGHUP, GUC_UNIT_MB},
+	{"dbscale.max_moves",
+		"How many shards may be on the move at the same time.",
+		&dbscale_max_moves, 2, 1, 16, PGC_SIGHUP, 0},
+	{"dbscale.move_lock_timeout",
+		"How long a move waits for its last locks, and others for it, before it lets them pass and tries again.",
+		&dbscale_move_lock_timeout, 100, 1, 60000, PGC_SIGHUP, GUC_UNIT_MS},
+	{"dbscale.move_rate_limit",
+		"How many megabytes a second a move copies at most (0: no limit).",
+		&dbscale_move_rate_limit, 0, 0, 100000, PGC_SIGHUP, 0},
 	{"dbscale.node_parallel_workers",
 		"Parallel workers that a node may use for a part of a statement (-1: as the node is set).",
 		&dbscale_node_parallel_workers, -1, -1, 64, PGC_USERSET, 0},
@@ -150,6 +167,10 @@ dbscale_settings_init(void)
 							 "Use prepared statements on nodes for statements that repeat.",
 							 NULL, &dbscale_use_prepared_statements, true,
 							 PGC_USERSET, 0, NULL, NULL, NULL);
+	DefineCustomBoolVariable("dbscale.verify_moves",
+							 "Compare count and checksum of a moved shard's rows on both nodes before the switch.",
+							 NULL, &dbscale_verify_moves, true,
+							 PGC_SIGHUP, 0, NULL, NULL, NULL);
 
 #ifdef DBSCALE_DEBUG_POINTS
 	DefineCustomStringVariable("dbscale.debug_point",

@@ -1,11 +1,32 @@
 /*
  * catalog.c
  *		Lookups in the cache of the catalog.
+ *
+ * Readers and moves.  A shard moves while it is read, so a reader takes no lock that a
+ * move waits for.  What it relies on instead:
+ *
+ *	1. Who looks up the node of a shard takes in all invalidations first.  PostgreSQL
+ *	   does that when a lock is acquired, but not when the transaction has it already:
+ *	   a transaction that read the shard before would go on reading the old place,
+ *	   where nothing is written any more.
+ *	2. A statement holds a snapshot from before its lookup to its end, and the old
+ *	   place is dropped when every snapshot is gone that is older than the switch.  So
+ *	   who has looked up the old place finds it there, as it was at the switch, which
+ *	   was after the statement began.
+ *	3. A transaction that keeps one snapshot (REPEATABLE READ) would see the shard as of
+ *	   now if it were led to the new place, and not see it as of its snapshot anywhere
+ *	   else, so it is refused with 40001 where the move is not in its snapshot.
+ *
+ * Writers, and readers that lock rows, do have a lock on the shard's foreign table,
+ * which a move waits for, and look up the node after they have got it.
  */
 #include "catalog/cache.h"
 
+#include "access/xact.h"
 #include "utils/builtins.h"
+#include "utils/inval.h"
 #include "utils/lsyscache.h"
+#include "utils/snapmgr.h"
 
 static const char *const strategy_names[] = {
 	[SHARD_HASH] = "hash",
@@ -147,6 +168,39 @@ dbscale_catalog_shard(const TableGroup *group, int number)
 			high = middle - 1;
 	}
 	return NULL;
+}
+
+void
+dbscale_catalog_refresh(void)
+{
+	AcceptInvalidationMessages();
+}
+
+/* Is the transaction's effect part of what the snapshot shows? */
+static bool
+snapshot_has(Snapshot snapshot, FullTransactionId fxid)
+{
+	TransactionId xid = XidFromFullTransactionId(fxid);
+	uint64		age = U64FromFullTransactionId(ReadNextFullTransactionId()) - U64FromFullTransactionId(fxid);
+
+	/* an id of the future is from the server that a dump was made of */
+	return age == 0 || age > PG_INT32_MAX || TransactionIdIsCurrentTransactionId(xid) ||
+		!XidInMVCCSnapshot(xid, snapshot);
+}
+
+void
+dbscale_catalog_check_snapshot(const DistributedTable *table, const Shard *shard)
+{
+	if (!FullTransactionIdIsValid(shard->moved_by) || !IsolationUsesXactSnapshot() ||
+		snapshot_has(GetTransactionSnapshot(), shard->moved_by))
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+			 errmsg("shard %d of table \"%s\" has moved since the transaction began",
+					shard->number, get_rel_name(table->relid)),
+			 errdetail("On node \"%s\", where it is now, the rows of the transaction's snapshot are not to be had.",
+					   NameStr(shard->node->name)),
+			 errhint("Retry the transaction.")));
 }
 
 const DistributedTable *

@@ -29,6 +29,7 @@ typedef struct CatalogRow
 {
 	Datum		values[MAX_COLUMNS + 1];
 	bool		isnull[MAX_COLUMNS + 1];
+	FullTransactionId updated_by;	/* invalid: the row is as it was inserted */
 } CatalogRow;
 
 typedef void (*RowReader) (CatalogCache *cache, const CatalogRow *row);
@@ -151,6 +152,7 @@ read_shard(CatalogCache *cache, const CatalogRow *row)
 	}
 	shard->label = get_text(row, 6);
 	shard->pinned = DatumGetBool(row->values[8]);
+	shard->moved_by = row->updated_by;
 }
 
 /* The key column is the partition key of the parent; none if it has none (yet). */
@@ -251,6 +253,22 @@ read_directory_entry(CatalogCache *cache, const CatalogRow *row)
 	group->directory = lappend(group->directory, entry);
 }
 
+/*
+ * The transaction whose UPDATE made this version of a row, if that may still be newer
+ * than somebody's snapshot: rows that are frozen are not.
+ */
+static FullTransactionId
+updated_by(HeapTuple tuple)
+{
+	FullTransactionId next = ReadNextFullTransactionId();
+	TransactionId xmin = HeapTupleHeaderGetXmin(tuple->t_data);
+	uint32		age = XidFromFullTransactionId(next) - xmin;
+
+	if ((tuple->t_data->t_infomask & HEAP_UPDATED) == 0 || !TransactionIdIsNormal(xmin))
+		return InvalidFullTransactionId;
+	return FullTransactionIdFromU64(U64FromFullTransactionId(next) - age);
+}
+
 /* Hand every row of the table to the reader; false if the table is gone. */
 static bool
 read_rows(Oid relid, Snapshot snapshot, CatalogCache *cache, RowReader reader)
@@ -269,6 +287,7 @@ read_rows(Oid relid, Snapshot snapshot, CatalogCache *cache, RowReader reader)
 
 		for (int i = 1; i <= ncolumns; i++)
 			row.values[i] = heap_getattr(tuple, i, RelationGetDescr(rel), &row.isnull[i]);
+		row.updated_by = updated_by(tuple);
 		reader(cache, &row);
 	}
 	systable_endscan(scan);

@@ -12,6 +12,7 @@
 
 #include "base/base.h"
 #include "access/attnum.h"
+#include "access/transam.h"
 #include "nodes/pg_list.h"
 
 typedef enum ShardStrategy
@@ -41,6 +42,8 @@ typedef struct Shard
 	bool		has_hash;		/* false for a shard that holds only directory keys */
 	const char *label;			/* list: the name given in bounds, else NULL */
 	bool		pinned;			/* may never leave its node */
+	FullTransactionId moved_by; /* the transaction that last changed its row, which was a move;
+								 * invalid: none did since the shard was made */
 } Shard;
 
 typedef struct TableGroup
@@ -88,6 +91,14 @@ extern const Shard *dbscale_catalog_shard(const TableGroup *group, int number);
 
 /* The distributed table whose shard this foreign table is, and which shard. */
 extern const DistributedTable *dbscale_catalog_owner_of(Oid foreign_table, int *shard);
+
+/*
+ * For whoever looks up the node of a shard to read from (catalog.c says why):
+ * take in what others have changed, and an error where the transaction's snapshot is
+ * older than the shard's last move.
+ */
+extern void dbscale_catalog_refresh(void);
+extern void dbscale_catalog_check_snapshot(const DistributedTable *table, const Shard *shard);
 
 /* True when nothing at all is registered: lets hooks return at once. */
 extern bool dbscale_catalog_is_empty(void);

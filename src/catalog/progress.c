@@ -17,6 +17,10 @@
  * the shared memory with it.  So no slot outlives its owner, and no reader has to
  * ask whether the owner lives.
  *
+ * A job of many transactions (a move) has a worker of its own and a row of dbscale.job
+ * from its beginning.  Its slot is attached to the process: the worker detaches it at
+ * the end, and leaves it when it dies.
+ *
  * When all slots are taken, an operation runs unseen; it is recorded all the same.
  */
 #include "catalog/progress.h"
@@ -38,6 +42,7 @@
 
 #define PROGRESS_SLOTS 64
 #define STEP_LENGTH 128
+#define RATE_WINDOW_MS 1000
 #define RELATION_LENGTH (4 * NAMEDATALEN + 6)	/* as long as every character can be a quote */
 
 typedef struct ProgressSlot
@@ -51,6 +56,10 @@ typedef struct ProgressSlot
 	int			steps;
 	int64		done_bytes;
 	int64		total_bytes;
+	int64		lag;			/* -1: there is none */
+	int64		rate;			/* bytes a second, measured over RATE_WINDOW_MS; -1: not yet */
+	int64		window_bytes;	/* done when the window began */
+	TimestampTz window_start;
 	TimestampTz started_at;
 } ProgressSlot;
 
@@ -119,24 +128,30 @@ publish(Operation *operation)
 	LWLockRelease(lock);
 }
 
-int64
-dbscale_progress_begin(const char *kind, Oid relation, int steps, int64 total_bytes)
+static void
+fill_slot(ProgressSlot *slot, int64 job, const char *kind, Oid relation, int steps, int64 total_bytes)
 {
-	Operation  *operation = MemoryContextAllocZero(CurTransactionContext, sizeof(Operation));
-	ProgressSlot *slot = &operation->unseen;
-
-	slot->job = nextval_internal(dbscale_relation_oid("job_job_seq"), false);
+	slot->job = job;
 	slot->database = MyDatabaseId;
 	namestrcpy(&slot->kind, kind);
 	slot->steps = steps;
 	slot->total_bytes = total_bytes;
-	slot->started_at = GetCurrentTimestamp();
+	slot->lag = slot->rate = -1;
+	slot->started_at = slot->window_start = GetCurrentTimestamp();
 	if (OidIsValid(relation))
 		strlcpy(slot->relation,
 				quote_qualified_identifier(get_namespace_name(get_rel_namespace(relation)),
 										   get_rel_name(relation)),
 				RELATION_LENGTH);
+}
 
+int64
+dbscale_progress_begin(const char *kind, Oid relation, int steps, int64 total_bytes)
+{
+	Operation  *operation = MemoryContextAllocZero(CurTransactionContext, sizeof(Operation));
+
+	fill_slot(&operation->unseen, nextval_internal(dbscale_relation_oid("job_job_seq"), false),
+			  kind, relation, steps, total_bytes);
 	publish(operation);
 	operation->outer = current;
 	current = operation;
@@ -146,15 +161,91 @@ dbscale_progress_begin(const char *kind, Oid relation, int steps, int64 total_by
 	return operation->unseen.job;
 }
 
+static Operation *attached = NULL;
+
+static void
+detach_at_exit(int code, Datum arg)
+{
+	dbscale_progress_detach();
+}
+
+void
+dbscale_progress_attach(int64 job, const char *kind, Oid relation, int steps)
+{
+	static bool registered = false;
+
+	if (attached == NULL)
+		attached = MemoryContextAllocZero(TopMemoryContext, sizeof(Operation));
+	else
+		dbscale_progress_detach();
+	memset(&attached->unseen, 0, sizeof(ProgressSlot));
+	fill_slot(&attached->unseen, job, kind, relation, steps, 0);
+	publish(attached);
+	attached->outer = NULL;
+	current = attached;
+	if (!registered)
+		before_shmem_exit(detach_at_exit, (Datum) 0);
+	registered = true;
+}
+
+void
+dbscale_progress_detach(void)
+{
+	if (attached != NULL && attached->slot != NULL)
+		release_operation(attached);
+	if (attached != NULL)
+		attached->slot = NULL;
+}
+
+void
+dbscale_progress_set_total(int64 bytes)
+{
+	if (current == NULL)
+		return;
+	LWLockAcquire(lock, LW_EXCLUSIVE);
+	current->slot->total_bytes = bytes;
+	LWLockRelease(lock);
+}
+
+void
+dbscale_progress_set_lag(int64 bytes)
+{
+	if (current == NULL)
+		return;
+	LWLockAcquire(lock, LW_EXCLUSIVE);
+	current->slot->lag = bytes;
+	LWLockRelease(lock);
+}
+
+void
+dbscale_progress_read(int64 *done_bytes, int64 *total_bytes)
+{
+	*done_bytes = current ? current->slot->done_bytes : 0;
+	*total_bytes = current ? current->slot->total_bytes : 0;
+}
+
 void
 dbscale_progress_step(const char *step)
 {
 	if (current == NULL)
 		return;
 	LWLockAcquire(lock, LW_EXCLUSIVE);
+	if (strcmp(current->slot->step, step) != 0)
+		current->slot->step_number++;
 	strlcpy(current->slot->step, step, STEP_LENGTH);
-	current->slot->step_number++;
 	LWLockRelease(lock);
+}
+
+static void
+measure_rate(ProgressSlot *slot, TimestampTz now)
+{
+	long		elapsed = TimestampDifferenceMilliseconds(slot->window_start, now);
+
+	if (elapsed < RATE_WINDOW_MS)
+		return;
+	slot->rate = (slot->done_bytes - slot->window_bytes) * 1000 / elapsed;
+	slot->window_bytes = slot->done_bytes;
+	slot->window_start = now;
 }
 
 void
@@ -164,6 +255,7 @@ dbscale_progress_add_bytes(int64 bytes)
 		return;
 	LWLockAcquire(lock, LW_EXCLUSIVE);
 	current->slot->done_bytes += bytes;
+	measure_rate(current->slot, GetCurrentTimestamp());
 	LWLockRelease(lock);
 }
 
@@ -213,7 +305,7 @@ dbscale_progress_end(void)
 	current = current->outer;
 }
 
-/* running_jobs() → job, kind, relation, step, step_number, steps, done_bytes, total_bytes, started_at */
+/* running_jobs() → job, kind, relation, step, step_number, steps, done_bytes, total_bytes, lag, rate, started_at */
 Datum
 dbscale_running_jobs(PG_FUNCTION_ARGS)
 {
@@ -230,8 +322,8 @@ dbscale_running_jobs(PG_FUNCTION_ARGS)
 	for (int i = 0; i < PROGRESS_SLOTS; i++)
 	{
 		const ProgressSlot *slot = &slots[i];
-		Datum		values[9];
-		bool		nulls[9] = {false};
+		Datum		values[11];
+		bool		nulls[11] = {false};
 
 		if (slot->job == 0 || slot->database != MyDatabaseId)
 			continue;
@@ -245,7 +337,11 @@ dbscale_running_jobs(PG_FUNCTION_ARGS)
 		values[5] = Int32GetDatum(slot->steps);
 		values[6] = Int64GetDatum(slot->done_bytes);
 		values[7] = Int64GetDatum(slot->total_bytes);
-		values[8] = TimestampTzGetDatum(slot->started_at);
+		values[8] = Int64GetDatum(slot->lag);
+		nulls[8] = slot->lag < 0;
+		values[9] = Int64GetDatum(slot->rate);
+		nulls[9] = slot->rate < 0;
+		values[10] = TimestampTzGetDatum(slot->started_at);
 		tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
 	}
 	return (Datum) 0;

@@ -22,6 +22,17 @@ extern void dbscale_progress_add_bytes(int64 bytes);
 /* It is complete: writes the row of dbscale.job, in the current transaction. */
 extern void dbscale_progress_end(void);
 
+/*
+ * The same for an operation of many transactions, whose row of dbscale.job is there
+ * already: it is seen until detach, or until the process ends.
+ */
+extern void dbscale_progress_attach(int64 job, const char *kind, Oid relation, int steps);
+extern void dbscale_progress_detach(void);
+extern void dbscale_progress_set_total(int64 bytes);
+/* Bytes of write-ahead log that are still to be applied. */
+extern void dbscale_progress_set_lag(int64 bytes);
+extern void dbscale_progress_read(int64 *done_bytes, int64 *total_bytes);
+
 /* Requests the shared memory; called once at load. */
 extern void dbscale_progress_init(void);
 

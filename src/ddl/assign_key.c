@@ -20,18 +20,12 @@
  */
 #include "ddl/ddl.h"
 
-#include "access/xact.h"
-#include "commands/tablecmds.h"
-#include "lib/stringinfo.h"
 #include "miscadmin.h"
 #include "storage/lmgr.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
-
-/* Rows on their way to the other node are sent in pieces of this size. */
-#define COPY_PIECE 65536
 
 typedef struct KeyMove
 {
@@ -44,50 +38,6 @@ typedef struct KeyMove
 } KeyMove;
 
 DBSCALE_FUNCTION(dbscale_assign_key);
-
-static void
-check_owner(Oid relid)
-{
-	if (!dbscale_owns_relation(relid))
-		aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_TABLE, get_rel_name(relid));
-}
-
-/*
- * Lock the group's tables in the order of their OIDs; look again whether they are
- * still the same, for a table may have been colocated while we waited.
- */
-static const DistributedTable *
-lock_group(Oid relid)
-{
-	const DistributedTable *table = dbscale_catalog_require_distributed(relid);
-	List	   *locked = NIL;
-
-	for (;;)
-	{
-		List	   *members = list_copy(table->group->tables);
-		ListCell   *lc;
-
-		members = list_difference_oid(members, locked);
-		if (members == NIL)
-			return table;
-		list_sort(members, list_oid_cmp);
-		foreach(lc, members)
-		{
-			Relation	rel;
-
-			check_owner(lfirst_oid(lc));
-			LockRelationOid(lfirst_oid(lc), AccessExclusiveLock);
-			rel = RelationIdGetRelation(lfirst_oid(lc));
-			if (rel != NULL)
-			{
-				CheckTableNotInUse(rel, "assign_key");
-				RelationClose(rel);
-			}
-		}
-		locked = list_concat(locked, members);
-		table = dbscale_catalog_require_distributed(relid);
-	}
-}
 
 static void
 check_strategy(const DistributedTable *table)
@@ -105,91 +55,13 @@ check_strategy(const DistributedTable *table)
 }
 
 static void
-check_isolation(void)
-{
-	if (!IsolationUsesXactSnapshot())
-		return;
-	ereport(ERROR,
-			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-			 errmsg("assign_key cannot be used in a transaction that is %s",
-					IsolationIsSerializable() ? "serializable" : "repeatable read"),
-			 errdetail("Rows that are newer than the transaction's snapshot would be left behind."),
-			 errhint("Use a transaction that is read committed.")));
-}
-
-static const Shard *
-require_shard(const DistributedTable *table, int number)
-{
-	const TableGroup *group = table->group;
-	const Shard *shard = dbscale_catalog_shard(group, number);
-
-	if (shard != NULL)
-		return shard;
-	ereport(ERROR,
-			(errcode(ERRCODE_UNDEFINED_OBJECT),
-			 errmsg("table \"%s\" has no shard %d", get_rel_name(table->relid), number),
-			 group->nshards > 0 ?
-			 errdetail("It has %d shards, with numbers from %d to %d.", group->nshards,
-					   group->shards[0].number, group->shards[group->nshards - 1].number) :
-			 errdetail("It has no shards."),
-			 errhint("The view dbscale.shards lists them.")));
-}
-
-static void
 lock_foreign_table(const DistributedTable *table, int number)
 {
-	const Shard *shard = require_shard(table, number);
+	const Shard *shard = dbscale_ddl_require_shard(table, number);
 	Oid			foreign_table = table->foreign_tables[shard - table->group->shards];
 
 	if (OidIsValid(foreign_table))
 		LockRelationOid(foreign_table, AccessExclusiveLock);
-}
-
-/* Does the table reference one of these? */
-static bool
-references_one_of(Oid relid, List *references, List *relids)
-{
-	ListCell   *lc;
-
-	foreach(lc, references)
-	{
-		char	  **row = lfirst(lc);
-
-		if (atooid(row[0]) == relid && list_member_oid(relids, atooid(row[1])))
-			return true;
-	}
-	return false;
-}
-
-/*
- * The group's tables, each after those it references.  Tables that reference each
- * other in a circle come last as they are: only deferred constraints allow these.
- */
-static List *
-order_members(const TableGroup *group)
-{
-	List	   *references = dbscale_ddl_query_rows(
-		"SELECT relation::oid, referenced::oid FROM dbscale.foreign_key WHERE relation <> referenced");
-	List	   *waiting = list_copy(group->tables);
-	List	   *ordered = NIL;
-
-	while (waiting != NIL)
-	{
-		Oid			next = linitial_oid(waiting);
-		ListCell   *lc;
-
-		foreach(lc, waiting)
-		{
-			if (!references_one_of(lfirst_oid(lc), references, waiting))
-			{
-				next = lfirst_oid(lc);
-				break;
-			}
-		}
-		ordered = lappend(ordered, (void *) dbscale_catalog_require_distributed(next));
-		waiting = list_delete_oid(waiting, next);
-	}
-	return ordered;
 }
 
 static RemoteConnection *
@@ -246,80 +118,16 @@ insert_on_node(const KeyMove *move, const DistributedTable *member)
 	(void) dbscale_remote_execute(connection_for(move->source->node), sql, key_parameter(move), NULL);
 }
 
-/* One value in COPY's text format. */
-static void
-append_copy_value(StringInfo buffer, const char *value)
-{
-	if (value == NULL)
-	{
-		appendStringInfoString(buffer, "\\N");
-		return;
-	}
-	for (; *value != '\0'; value++)
-	{
-		switch (*value)
-		{
-			case '\\':
-				appendStringInfoString(buffer, "\\\\");
-				break;
-			case '\n':
-				appendStringInfoString(buffer, "\\n");
-				break;
-			case '\r':
-				appendStringInfoString(buffer, "\\r");
-				break;
-			case '\t':
-				appendStringInfoString(buffer, "\\t");
-				break;
-			default:
-				appendStringInfoCharMacro(buffer, *value);
-		}
-	}
-}
-
-static void
-append_copy_row(StringInfo buffer, const RemoteRow *row)
-{
-	for (int i = 0; i < row->nfields; i++)
-	{
-		if (i > 0)
-			appendStringInfoChar(buffer, '\t');
-		append_copy_value(buffer, row->values[i]);
-	}
-	appendStringInfoChar(buffer, '\n');
-}
-
-/* From one node through this backend to the other, a piece at a time. */
 static void
 copy_between_nodes(const KeyMove *move, const DistributedTable *member)
 {
 	char	   *columns = dbscale_ddl_column_list(member->relid);
-	RemoteConnection *to = connection_for(move->target->node);
-	RemoteStatement *rows = dbscale_remote_send(connection_for(move->source->node),
-												psprintf("SELECT %s %s", columns, from_source(move, member)),
-												key_parameter(move), 0, NULL);
-	StringInfoData buffer;
-	RemoteRow	row;
 
-	dbscale_remote_copy_begin(to, psprintf("COPY %s (%s) FROM STDIN",
-										   dbscale_ddl_shard_table_name(member, move->target->number),
-										   columns), NULL);
-	initStringInfo(&buffer);
-	while (dbscale_remote_next_row(rows, &row))
-	{
-		append_copy_row(&buffer, &row);
-		if (buffer.len >= COPY_PIECE)
-		{
-			dbscale_remote_copy_data(to, buffer.data, buffer.len);
-			resetStringInfo(&buffer);
-		}
-	}
-	if (buffer.len > 0)
-		dbscale_remote_copy_data(to, buffer.data, buffer.len);
-	dbscale_remote_copy_end(to);
-	dbscale_remote_sync(to);
-	dbscale_remote_close(rows);
-	pfree(buffer.data);
+	dbscale_ddl_copy_rows(connection_for(move->source->node),
+						  psprintf("SELECT %s %s", columns, from_source(move, member)), key_parameter(move),
+						  connection_for(move->target->node),
+						  psprintf("COPY %s (%s) FROM STDIN",
+								   dbscale_ddl_shard_table_name(member, move->target->number), columns));
 }
 
 static void
@@ -366,15 +174,15 @@ assign_key(const DistributedTable *table, Datum key, int number)
 	KeyMove		move = {table, key};
 	ListCell   *lc;
 
-	move.target = require_shard(table, number);
-	move.source = require_shard(table, dbscale_route_key(table, key, false));
+	move.target = dbscale_ddl_require_shard(table, number);
+	move.source = dbscale_ddl_require_shard(table, dbscale_route_key(table, key, false));
 	if (move.source == move.target)
 		return;
 	(void) dbscale_catalog_require_node(NameStr(move.source->node->name), true);
 	(void) dbscale_catalog_require_node(NameStr(move.target->node->name), true);
 
 	move.key_text = dbscale_key_to_text(table->group->key_type, key);
-	move.members = order_members(table->group);
+	move.members = dbscale_ddl_order_members(table->group);
 	foreach(lc, move.members)
 	{
 		lock_foreign_table(lfirst(lc), move.source->number);
@@ -413,9 +221,9 @@ dbscale_assign_key(PG_FUNCTION_ARGS)
 	Datum		key;
 
 	check_arguments(fcinfo);
-	check_isolation();
+	dbscale_ddl_check_isolation("assign_key");
 	check_strategy(dbscale_catalog_require_distributed(PG_GETARG_OID(0)));
-	table = lock_group(PG_GETARG_OID(0));
+	table = dbscale_ddl_lock_group(PG_GETARG_OID(0), "assign_key");
 	key = dbscale_cast_key(table, PG_GETARG_DATUM(1), get_fn_expr_argtype(fcinfo->flinfo, 1));
 
 	GetUserIdAndSecContext(&user, &context);

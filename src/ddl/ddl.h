@@ -44,6 +44,25 @@ extern void dbscale_ddl_finish(List *batch);
 /* The user whose mapping is used for DDL and maintenance on a node. */
 extern Oid	dbscale_ddl_node_user(const ShardNode *node);
 
+/* Commands on the rows of a whole group (group.c). */
+
+/* An error unless the current user owns all tables of the group. */
+extern void dbscale_ddl_check_owner(const TableGroup *group);
+/* AccessExclusiveLock on them all, for their owner; the catalog as it is then. */
+extern const DistributedTable *dbscale_ddl_lock_group(Oid relid, const char *command);
+/* An error in a transaction that keeps one snapshot. */
+extern void dbscale_ddl_check_isolation(const char *command);
+extern const Shard *dbscale_ddl_require_shard(const DistributedTable *table, int number);
+/*
+ * The group's tables (const DistributedTable *), each after those it references.  Tables
+ * that reference each other in a circle come last as they are: only deferred
+ * constraints allow these.
+ */
+extern List *dbscale_ddl_order_members(const TableGroup *group);
+/* A query's rows into a COPY FROM STDIN in text format on another connection. */
+extern void dbscale_ddl_copy_rows(RemoteConnection *from, const char *query, const RemoteParams *params,
+								  RemoteConnection *to, const char *copy);
+
 /* Before a table is touched (checks.c): opens it, locked, for its owner alone. */
 extern Relation dbscale_ddl_open_for_command(Oid relid, const char *command);
 /* Errors for what cannot be distributed on this key, or (key 0) as a reference table. */

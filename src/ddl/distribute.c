@@ -612,7 +612,7 @@ colocated_table(FunctionCallInfo fcinfo, int n)
 {
 	if (PG_ARGISNULL(n))
 		return NULL;
-	LockRelationOid(PG_GETARG_OID(n), AccessShareLock);
+	LockRelationOid(PG_GETARG_OID(n), ShareUpdateExclusiveLock);
 	return dbscale_catalog_require_distributed(PG_GETARG_OID(n));
 }
 

@@ -11,6 +11,7 @@
 #include "funcapi.h"
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
+#include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/tuplestore.h"
 
@@ -96,6 +97,22 @@ require_all_enabled(void)
 		require_enabled(lfirst(lc));
 }
 
+/*
+ * As every write does, whatever is run on shards keeps them from being moved, and looks
+ * up their nodes after that.
+ */
+static const DistributedTable *
+lock_shards(const DistributedTable *table)
+{
+	Oid			relid = table->relid;
+
+	for (int i = 0; i < table->group->nshards; i++)
+		if (OidIsValid(table->foreign_tables[i]))
+			LockRelationOid(table->foreign_tables[i], RowExclusiveLock);
+	dbscale_catalog_refresh();
+	return dbscale_catalog_require_distributed(relid);
+}
+
 /* A reference table's copies count as shard -1 of every enabled node. */
 static List *
 start_on_shards(const DistributedTable *table, const char *command)
@@ -107,6 +124,7 @@ start_on_shards(const DistributedTable *table, const char *command)
 	if (table->is_reference)
 		return start_on_nodes(for_shard(command, dbscale_ddl_shard_table_name(table, -1)));
 
+	table = lock_shards(table);
 	for (int i = 0; i < table->group->nshards; i++)
 		require_enabled(table->group->shards[i].node);
 	for (int i = 0; i < table->group->nshards; i++)
@@ -152,6 +170,7 @@ dbscale_ddl_run_for_shards(const DistributedTable *table, ShardCommand make, voi
 		finish_all(sql ? start_on_nodes(sql) : NIL);
 		return;
 	}
+	table = lock_shards(table);
 	for (int i = 0; i < table->group->nshards; i++)
 		require_enabled(table->group->shards[i].node);
 	for (int i = 0; i < table->group->nshards; i++)

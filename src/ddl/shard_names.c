@@ -33,8 +33,12 @@ stored_name_clashes(const char *name)
 		" WHERE c.relnamespace = 'dbscale_shards'::regnamespace"
 		" AND (c.relname = n.name::name"
 		" OR c.relname::text ~ ('^' || regexp_replace(n.name, '(\\W)', '\\\\\\1', 'g') || '_[0-9]+$'))"
+		/* tables on nodes that moves have left, or are about to make */
+		" UNION ALL SELECT 1 FROM dbscale.cleanup c, (SELECT %s::text AS name) n"
+		" WHERE c.kind = 'table' AND (c.name = n.name"
+		" OR c.name ~ ('^' || regexp_replace(n.name, '(\\W)', '\\\\\\1', 'g') || '_[0-9]+$'))"
 		" LIMIT 1",
-		quote_literal_cstr(name), quote_literal_cstr(name));
+		quote_literal_cstr(name), quote_literal_cstr(name), quote_literal_cstr(name));
 
 	return dbscale_ddl_query_value(sql) != NULL;
 }

@@ -242,8 +242,10 @@ group_shards(FanoutScanState *state, const DistributedTable *table, Bitmapset *s
 	state->shards_read = bms_num_members(shards);
 	while ((shard = bms_next_member(shards, shard)) >= 0)
 	{
-		FanoutNode *node = find_node(state, dbscale_catalog_shard(table->group, shard)->node);
+		const Shard *found = dbscale_catalog_shard(table->group, shard);
+		FanoutNode *node = find_node(state, found->node);
 
+		dbscale_catalog_check_snapshot(table, found);
 		node->shards = lappend_int(node->shards, shard);
 	}
 }
@@ -298,7 +300,7 @@ static void
 send_statements(void *arg)
 {
 	FanoutScanState *state = arg;
-	const DistributedTable *table = dbscale_catalog_require_distributed(state->task->key_table);
+	const DistributedTable *table;
 	ExprContext *econtext = state->css.ss.ps.ps_ExprContext;
 	int			count = list_length(state->exprs);
 	MemoryContext caller = MemoryContextSwitchTo(state->send_context);
@@ -313,6 +315,8 @@ send_statements(void *arg)
 
 		values[i] = ExecEvalExpr((ExprState *) lfirst(lc), econtext, &nulls[i]);
 	}
+	dbscale_catalog_refresh();
+	table = dbscale_catalog_require_distributed(state->task->key_table);
 	group_shards(state, table, dbscale_fanout_choose_shards(state->task, state->types, table, values, nulls));
 	if (state->params)
 		params = dbscale_params_set(state->params, values, nulls);

@@ -5,8 +5,9 @@
  * The plan names no shard: the key's expression is computed when the scan is first
  * asked for a row, the key gives the shard, and the shard its node, under the locks
  * on the parent tables that the executor holds by then (a key cannot be assigned
- * elsewhere while one is held).  A write also locks the shard's foreign table, as
- * every write does.
+ * elsewhere while one is held).  What writes or locks rows also locks the shard's foreign
+ * tables, before it looks up the node: a move switches the node under a lock that
+ * conflicts with it (catalog/catalog.c has the argument for readers).
  */
 #include "executor/internal.h"
 #include "executor/router_scan.h"
@@ -187,6 +188,23 @@ shard_node(Oid relation, int shard)
 	return dbscale_catalog_shard(table->group, shard)->node;
 }
 
+/* Locks what is written or has rows locked; then the node, for this execution. */
+static const ShardNode *
+lock_and_find_node(RouterTask *task, int shard)
+{
+	const DistributedTable *table;
+	ListCell   *lc;
+
+	foreach(lc, task->targets)
+		LockRelationOid(shard_table(lfirst_oid(lc), shard), RowExclusiveLock);
+	if (task->locks_rows)
+		LockRelationOid(shard_table(task->key_table, shard), RowShareLock);
+	dbscale_catalog_refresh();
+	table = dbscale_catalog_require_distributed(task->key_table);
+	dbscale_catalog_check_snapshot(table, dbscale_catalog_shard(table->group, shard));
+	return dbscale_catalog_shard(table->group, shard)->node;
+}
+
 /*
  * A read that is the whole of its transaction needs none on the node: nothing of
  * the session's is before it, and nothing can come after.
@@ -222,14 +240,12 @@ send_statement(RouterScanState *state)
 	const RemoteParams *params;
 	int			flags = 0;
 	char	   *sql;
-	ListCell   *lc;
 
 	compute_expressions(state, values, nulls);
 	table = dbscale_catalog_require_distributed(task->key_table);
 	state->shard = find_shard(state, table, values[task->key_expr], nulls[task->key_expr]);
 	dbscale_traffic_count(table->group->id, state->shard, task->targets != NIL);
-	foreach(lc, task->targets)
-		LockRelationOid(shard_table(lfirst_oid(lc), state->shard), RowExclusiveLock);
+	node = lock_and_find_node(task, state->shard);
 	sql = dbscale_plan_shard_sql(&task->sql, task->relations, state->shard);
 	params = task->parameters > 0 ?
 		dbscale_params_set(state->params, values, nulls) : REMOTE_NO_PARAMS;
@@ -243,7 +259,6 @@ send_statement(RouterScanState *state)
 	else
 		dbscale_run_before_write(state->run);
 	use = remote_use(state);
-	node = shard_node(task->key_table, state->shard);
 	state->result.node = pstrdup(NameStr(node->name));
 	dbscale_result_sent(&state->result);
 	conn = dbscale_run_connection(estate, node->serverid, user, use);

@@ -40,8 +40,10 @@
 
 #include "access/xact.h"
 #include "catalog/partition.h"
+#include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
 #include "catalog/traffic.h"
+#include "foreign/foreign.h"
 #include "miscadmin.h"
 #include "nodes/nodeFuncs.h"
 #include "tcop/pquery.h"
@@ -166,6 +168,47 @@ find_relations(ForeignScanRun *scan)
 	scan->label = label.data;
 }
 
+/* Where a foreign table is now; for a shard, as the transaction's snapshot allows. */
+static Oid
+server_of(Oid relid)
+{
+	int			number;
+	const DistributedTable *table = dbscale_catalog_owner_of(relid, &number);
+	const Shard *shard = table ? dbscale_catalog_shard(table->group, number) : NULL;
+
+	if (shard == NULL)
+		return GetForeignTable(relid)->serverid;
+	dbscale_catalog_check_snapshot(table, shard);
+	return shard->node->serverid;
+}
+
+/*
+ * The plan's server is where the tables were when it was made.  Tables of two groups,
+ * which happened to be on one node and are joined there, may have parted.
+ */
+static Oid
+find_server(ForeignScanRun *scan)
+{
+	Oid			serverid = InvalidOid;
+	ListCell   *lc;
+
+	dbscale_catalog_refresh();
+	foreach(lc, scan->relations)
+	{
+		Oid			server = get_rel_relkind(lfirst_oid(lc)) == RELKIND_FOREIGN_TABLE ?
+			server_of(lfirst_oid(lc)) : serverid;
+
+		if (OidIsValid(serverid) && server != serverid)
+			ereport(ERROR,
+					(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+					 errmsg("the shards \"%s\" are on one node no longer", scan->label),
+					 errdetail("One of them has moved since the statement was planned."),
+					 errhint("Retry the statement.")));
+		serverid = server;
+	}
+	return OidIsValid(serverid) ? serverid : ((ForeignScan *) scan->node->ss.ps.plan)->fs_server;
+}
+
 /* Binary results are for shards only: a table made by hand may differ in its types. */
 static bool
 all_are_shards(List *relations)
@@ -237,11 +280,11 @@ dbscale_run_add_scan(ForeignScanState *node, List *fdw_private, bool direct)
 
 	scan->node = node;
 	scan->run = dbscale_run_get(estate);
-	scan->serverid = plan->fs_server;
 	scan->userid = OidIsValid(check_as) ? check_as : GetUserId();
 	scan->sql = strVal(list_nth(fdw_private, direct ? (int) DIRECT_SQL : (int) SCAN_SQL));
 	retrieved = list_nth(fdw_private, direct ? (int) DIRECT_RETRIEVED_ATTRS : (int) SCAN_RETRIEVED_ATTRS);
 	find_relations(scan);
+	scan->serverid = find_server(scan);
 	binary = all_are_shards(scan->relations);
 	prepare_params(scan, binary);
 	if (direct)

@@ -332,13 +332,11 @@ send_to_shard(WriteScanState *state, const DistributedTable *table, int position
 	MemoryContextDelete(params_context);
 }
 
-static void
-send_to_shards(WriteScanState *state, const DistributedTable *table, Bitmapset *shards,
-			   const Datum *values, const bool *nulls)
+/* The positions of the shards to write, whose nodes are then known for the transaction. */
+static List *
+lock_shards(WriteScanState *state, const DistributedTable *table, Bitmapset *shards)
 {
 	List	   *positions = NIL;
-	List	   *nodes = NIL;
-	ListCell   *lc;
 
 	for (int i = 0; i < state->nwrites; i++)
 	{
@@ -346,7 +344,26 @@ send_to_shards(WriteScanState *state, const DistributedTable *table, Bitmapset *
 			continue;
 		LockRelationOid(table->foreign_tables[i], RowExclusiveLock);
 		positions = lappend_int(positions, i);
-		nodes = list_append_unique_oid(nodes, table->group->shards[i].node->serverid);
+	}
+	return positions;
+}
+
+static void
+send_to_shards(WriteScanState *state, const DistributedTable *table, Bitmapset *shards,
+			   const Datum *values, const bool *nulls)
+{
+	List	   *positions = lock_shards(state, table, shards);
+	List	   *nodes = NIL;
+	ListCell   *lc;
+
+	/* a move that we waited for has changed the catalog */
+	table = dbscale_catalog_require_distributed(state->task->target);
+	foreach(lc, positions)
+	{
+		const Shard *shard = &table->group->shards[lfirst_int(lc)];
+
+		dbscale_catalog_check_snapshot(table, shard);
+		nodes = list_append_unique_oid(nodes, shard->node->serverid);
 	}
 	state->shards_written = list_length(positions);
 	dbscale_run_before_write(state->run);

@@ -229,7 +229,7 @@ static ConnectionParams
 connection_params(RemoteConnection *conn, ForeignServer *server, UserMapping *mapping)
 {
 	ConnectionParams params = {0};
-	int			size = list_length(server->options) + list_length(mapping->options) + 7;
+	int			size = list_length(server->options) + list_length(mapping->options) + 8;
 
 	if (libpq_options == NIL)
 		learn_libpq_options();
@@ -240,6 +240,8 @@ connection_params(RemoteConnection *conn, ForeignServer *server, UserMapping *ma
 	add_options(&params, mapping->options);
 	add_param(&params, "client_encoding", GetDatabaseEncodingName());
 	add_param(&params, "options", remote_session_startup(conn, last_value(&params, "options")));
+	if (conn->replication)
+		add_param(&params, "replication", "database");
 	return params;
 }
 
@@ -437,7 +439,7 @@ begin_opening(RemoteConnection *conn)
 }
 
 static void
-finish_opening(RemoteConnection *conn)
+finish_login(RemoteConnection *conn)
 {
 	ForeignServer *server = GetForeignServer(conn->key.serverid);
 	UserMapping *mapping = require_mapping(conn->key.userid, server);
@@ -458,10 +460,31 @@ finish_opening(RemoteConnection *conn)
 		refuse_password("The node let the role in without asking for its password.",
 						NameStr(conn->node_name));
 	}
-	if (PQsetnonblocking(conn->pg, 1) != 0 || !PQenterPipelineMode(conn->pg))
+	if (PQsetnonblocking(conn->pg, 1) != 0)
+		connect_failed(conn, PQerrorMessage(conn->pg));
+}
+
+static void
+finish_opening(RemoteConnection *conn)
+{
+	finish_login(conn);
+	if (!PQenterPipelineMode(conn->pg))
 		connect_failed(conn, PQerrorMessage(conn->pg));
 	remote_session_setup(conn);
 	conn->broken = conn->pg == NULL;
+}
+
+void
+remote_connect_apart(RemoteConnection *conn, Oid serverid, Oid userid)
+{
+	conn->key.serverid = serverid;
+	conn->key.userid = userid;
+	dlist_init(&conn->queue);
+	remote_prepared_init(conn);
+	require_enabled(serverid);
+	begin_opening(conn);
+	finish_login(conn);
+	conn->broken = false;
 }
 
 /* Has anything come on a connection that should be quiet?  Then it is closing. */

@@ -103,6 +103,7 @@ struct RemoteConnection
 	bool		broken;			/* lost; replaced by the next connect outside a transaction */
 	bool		invalidated;	/* server or mapping changed: replace when unused */
 	bool		in_transaction; /* a remote transaction is open, or may be */
+	bool		replication;	/* speaks the replication protocol; see replication.c */
 	void	   *transaction_state;
 	NameData	node_name;
 	uint32		server_hash;
@@ -198,6 +199,8 @@ extern bool remote_wait_input(RemoteConnection *conn, const RemoteWait *wait);
 /* Before the connection is closed. */
 extern void remote_forget_wait_set(RemoteConnection *conn);
 extern void remote_wait_any(List *conns);
+/* The same, for timeout ms at most (-1: no limit). */
+extern void remote_wait_any_for(List *conns, long timeout);
 extern bool remote_flush(RemoteConnection *conn, const RemoteWait *wait);
 
 /* queue.c */
@@ -244,5 +247,10 @@ extern char *remote_clean_message(const char *message);
 /* connection.c */
 extern void remote_lose(RemoteConnection *conn, const char *detail);
 extern void remote_require_usable(RemoteConnection *conn);
+/*
+ * Connect a zeroed struct (but for context and replication) that is not in the cache
+ * of connections, and not in pipeline mode.
+ */
+extern void remote_connect_apart(RemoteConnection *conn, Oid serverid, Oid userid);
 
 #endif							/* DBSCALE_REMOTE_INTERNAL_H */

@@ -134,6 +134,38 @@ extern void dbscale_remote_sync(RemoteConnection *conn);
 extern void dbscale_remote_sync_all(List *conns);
 
 /*
+ * A session apart from the cache of connections, for moves: one that replicates, or
+ * holds a lock or a snapshot on a node while the cached connection does something
+ * else.  It lives in the current memory context and ends with it.  What it runs are
+ * simple queries, which may have several commands; nothing of it follows the local
+ * transaction.  Errors are the node's.
+ */
+typedef struct RemoteStream RemoteStream;
+
+extern RemoteStream *dbscale_stream_open(Oid serverid, Oid userid, bool replication);
+extern void dbscale_stream_close(RemoteStream *stream);
+extern const char *dbscale_stream_node_name(const RemoteStream *stream);
+/* Send a query without waiting; is_done tells, without waiting, if its result is complete. */
+extern void dbscale_stream_send(RemoteStream *stream, const char *sql);
+extern bool dbscale_stream_is_done(RemoteStream *stream);
+/* Wait for the query's end.  The rows of its last command: a list of char **, NULLs for NULL. */
+extern List *dbscale_stream_rows(RemoteStream *stream);
+/* Send, wait, and return the first column of the first row, palloc'd, or NULL. */
+extern char *dbscale_stream_value(RemoteStream *stream, const char *sql);
+/* COPY ... TO STDOUT; the next piece (a whole row in the text format), or false at the end. */
+extern void dbscale_stream_copy_out(RemoteStream *stream, const char *sql);
+extern bool dbscale_stream_copy_row(RemoteStream *stream, const char **data, int *length);
+/*
+ * START_REPLICATION.  message gives the next one that has come, without waiting, or
+ * false; it is valid until the next call.  put sends one.
+ */
+extern void dbscale_stream_start(RemoteStream *stream, const char *sql);
+extern bool dbscale_stream_message(RemoteStream *stream, const char **data, int *length);
+extern void dbscale_stream_put(RemoteStream *stream, const char *data, int length);
+/* Wait until one of these (of RemoteStream *) has something to read, for timeout ms at most. */
+extern void dbscale_stream_wait(List *streams, long timeout);
+
+/*
  * For transaction/ only; none of these throws (they return false and leave the
  * connection marked broken).  cancel stops what runs on the node and empties the
  * queue, but first takes in the rows of statements sent below nest_level (0: none

@@ -223,6 +223,12 @@ add_connections(WaitEventSet *set, List *conns)
 void
 remote_wait_any(List *conns)
 {
+	remote_wait_any_for(conns, -1);
+}
+
+void
+remote_wait_any_for(List *conns, long timeout)
+{
 	WaitEventSet *set = compat_create_wait_event_set(list_length(conns) + 2);
 	WaitEvent	event;
 
@@ -232,7 +238,7 @@ remote_wait_any(List *conns)
 		for (;;)
 		{
 			dbscale_remote_check_interrupts();
-			if (WaitEventSetWait(set, -1, &event, 1, PG_WAIT_EXTENSION) == 1 &&
+			if (WaitEventSetWait(set, timeout, &event, 1, PG_WAIT_EXTENSION) == 0 ||
 				!(event.events & WL_LATCH_SET))
 				break;
 			ResetLatch(MyLatch);

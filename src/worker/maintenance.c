@@ -47,10 +47,14 @@ typedef struct Task
 
 static void recovery_task(void);
 
+static const int jobs_interval = 1000;	/* ms; what it costs is a look at two small tables */
+
 static Task tasks[] = {
 	{"recovery", &dbscale_recovery_interval, recovery_task, 0},
 	{"premake", &dbscale_premake_interval, dbscale_premake_task, 0},
 	{"deadlock detection", &dbscale_deadlock_interval, dbscale_deadlock_task, 0},
+	{"jobs", &jobs_interval, dbscale_jobs_task, 0},
+	{"cleaning up", &jobs_interval, dbscale_cleanup_task, 0},
 };
 
 /* What is known of an attempt that failed the last time. */
@@ -335,9 +339,8 @@ require_extension(void)
 		dbscale_registry_leave();
 }
 
-/* Settings made for users of the database must not change what tasks do. */
-static void
-set_session_defaults(void)
+void
+dbscale_worker_session_defaults(void)
 {
 	static const char *const settings[][2] = {
 		{"search_path", "pg_catalog, pg_temp"},
@@ -393,7 +396,7 @@ dbscale_maintenance_main(Datum arg)
 		proc_exit(0);
 	BackgroundWorkerUnblockSignals();
 	BackgroundWorkerInitializeConnectionByOid(database, InvalidOid, 0);
-	set_session_defaults();
+	dbscale_worker_session_defaults();
 	pgstat_report_appname("dbscale maintenance");
 	pgstat_report_activity(STATE_IDLE, NULL);
 	maintain();

@@ -61,6 +61,11 @@ extern List *dbscale_maintenance_nodes(void);
 /* The tasks. */
 extern void dbscale_premake_task(void);
 extern void dbscale_deadlock_task(void);
+extern void dbscale_jobs_task(void);
+extern void dbscale_cleanup_task(void);
+
+/* Settings made for users of the database must not change what workers do. */
+extern void dbscale_worker_session_defaults(void);
 
 /* deadlock.c */
 extern void dbscale_deadlock_init(void);

@@ -1,0 +1,382 @@
+/*
+ * cutover.c
+ *		The moment at which the shard is on the target: the switch.
+ *
+ * Everything before it kept nobody waiting; here writers of the shard wait, for as long
+ * as the last of the source's log takes.  The order, and what each step rules out:
+ *
+ *	1. ShareUpdateExclusiveLock on the group's tables: no DDL is under way, and none
+ *	   begins.  The definitions are compared with those the copy was made from.
+ *	2. ExclusiveLock on the shard's foreign tables.  Whoever writes the shard, or locks
+ *	   rows of it, has a conflicting lock from before he looks up its node until his
+ *	   transaction has ended; so no such transaction is under way here, and the next
+ *	   one will look up the node when we are done.  Readers are not concerned.
+ *	3. EXCLUSIVE lock on the source's tables, by the *guard*, a session there.  A
+ *	   transaction that has committed here but is still only prepared there (the node
+ *	   was slow) has released the locks of 2: it is waited for.  So is a backend of the
+ *	   node that goes on with a statement whose client is gone.  And who writes to the
+ *	   node by himself, past dbscale, is kept out.
+ *	4. A mark in the source's log, after 3: what comes before it is all there will ever
+ *	   be.  It is applied and committed on the target.
+ *	5. Foreign keys on the target, NOT VALID, which checks no row (those that are there
+ *	   were checked by the source).  Not before: their actions (ON DELETE CASCADE) and
+ *	   the changes that the source's actions left in the log would get in each other's
+ *	   way.
+ *	6. One transaction here: dbscale.shard and the foreign tables name the target; the
+ *	   target's records in dbscale.cleanup are deleted, and the source's tables are
+ *	   recorded there.  Its commit is the switch.
+ *	7. Then the locks go: first those of 1 and 2, last the guard's (its session ends).
+ *
+ * The locks of 1 and 2 are held by the session, over several transactions, since step 4
+ * commits on the target.  All locks are waited for no longer than
+ * dbscale.move_lock_timeout: who waits for a lock makes those queue who come after him.
+ * When one is not to be had, all are released, and after a pause, in which the log is
+ * followed as before, it is tried again.
+ *
+ * A reader that looked up the source before 6 goes on there: the tables stay until every
+ * snapshot is gone that does not see 6 (cleanup.c).
+ */
+#include "rebalance/internal.h"
+
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "access/xact.h"
+#include "catalog/dependency.h"
+#include "catalog/indexing.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_foreign_server.h"
+#include "catalog/pg_foreign_table.h"
+#include "catalog/progress.h"
+#include "foreign/foreign.h"
+#include "miscadmin.h"
+#include "storage/lmgr.h"
+#include "storage/lock.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/inval.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/syscache.h"
+#include "utils/timestamp.h"
+
+/* Between two tries, in which others get on, as many times the timeout of the locks. */
+#define PAUSE_FACTOR 5
+
+/* ---- the catalog ---- */
+
+/* The foreign table's server, as ALTER FOREIGN TABLE has no command for it. */
+static void
+set_server(Oid foreign_table, Oid serverid)
+{
+	Relation	rel = table_open(ForeignTableRelationId, RowExclusiveLock);
+	HeapTuple	tuple = SearchSysCacheCopy1(FOREIGNTABLEREL, ObjectIdGetDatum(foreign_table));
+	Form_pg_foreign_table form;
+	Oid			old;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for foreign table %u", foreign_table);
+	form = (Form_pg_foreign_table) GETSTRUCT(tuple);
+	old = form->ftserver;
+	form->ftserver = serverid;
+	CatalogTupleUpdate(rel, &tuple->t_self, tuple);
+	(void) changeDependencyFor(RelationRelationId, foreign_table, ForeignServerRelationId, old, serverid);
+	table_close(rel, RowExclusiveLock);
+	CacheInvalidateRelcacheByRelid(foreign_table);
+}
+
+/* Step 6's heart: in the current transaction. */
+void
+placement_switch(int group_id, int shard, List *foreign_tables, const char *node)
+{
+	const ShardNode *target = dbscale_catalog_require_node(node, true);
+	ListCell   *lc;
+
+	if (dbscale_ddl_execute_as_owner(psprintf("UPDATE dbscale.shard SET node = %s WHERE group_id = %d AND shard = %d",
+											  quote_literal_cstr(node), group_id, shard)) != 1)
+		elog(ERROR, "shard %d of group %d is not in the catalog", shard, group_id);
+	foreach(lc, foreign_tables)
+		set_server(lfirst_oid(lc), target->serverid);
+	CommandCounterIncrement();
+}
+
+/* ---- locks ---- */
+
+static void
+lock_relation(Oid relid, LOCKMODE mode)
+{
+	LockRelId	id = {relid, MyDatabaseId};
+
+	LockRelationIdForSession(&id, mode);
+}
+
+static void
+unlock_all(void)
+{
+	LockReleaseAll(DEFAULT_LOCKMETHOD, true);
+}
+
+static List *
+relids_of(const Move *move, bool foreign_tables)
+{
+	List	   *relids = NIL;
+	ListCell   *lc;
+
+	foreach(lc, move->members)
+	{
+		MoveMember *member = lfirst(lc);
+
+		relids = lappend_oid(relids, foreign_tables ? member->foreign_table : member->relid);
+	}
+	list_sort(relids, list_oid_cmp);
+	return relids;
+}
+
+static void
+lock_relations(const Move *move, bool foreign_tables, LOCKMODE mode)
+{
+	ListCell   *lc;
+
+	foreach(lc, relids_of(move, foreign_tables))
+		lock_relation(lfirst_oid(lc), mode);
+}
+
+/* Steps 1 and 2. */
+static void
+lock_here(Move *move)
+{
+	move_begin(move);
+	PushActiveSnapshot(GetTransactionSnapshot());
+	lock_relations(move, false, ShareUpdateExclusiveLock);
+	dbscale_catalog_refresh();
+	if (strcmp(move_definition(move), move->definition) != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_MOVE_AGAIN),
+				 errmsg("the definition of the tables of shard %d has changed while it moved", move->shard),
+				 errdetail("The copy on node \"%s\" was made from the old one.", NameStr(move->target.name)),
+				 errhint("Move the shard again.")));
+	lock_relations(move, true, ExclusiveLock);
+	PopActiveSnapshot();
+	move_commit(move);
+}
+
+/* Step 3. */
+static void
+lock_source(Move *move)
+{
+	StringInfoData sql;
+	ListCell   *lc;
+
+	initStringInfo(&sql);
+	appendStringInfo(&sql, "BEGIN; SET LOCAL lock_timeout = %d; LOCK TABLE ", dbscale_move_lock_timeout);
+	foreach(lc, move->members)
+		appendStringInfo(&sql, "%sONLY %s", foreach_current_index(lc) > 0 ? ", " : "",
+						 ((MoveMember *) lfirst(lc))->table);
+	appendStringInfoString(&sql, " IN EXCLUSIVE MODE");
+	(void) dbscale_stream_value(move->guard, sql.data);
+}
+
+/* ---- foreign keys ---- */
+
+static bool
+ends_with(const char *text, const char *end)
+{
+	size_t		length = strlen(text);
+
+	return length >= strlen(end) && strcmp(text + length - strlen(end), end) == 0;
+}
+
+static char *
+foreign_key_name(const MoveMember *member, int n)
+{
+	return dbscale_ddl_query_value(psprintf("SELECT name FROM dbscale.foreign_key WHERE relation = %u"
+											" ORDER BY name OFFSET %d LIMIT 1", member->relid, n));
+}
+
+static List *
+foreign_keys_sql(const Move *move, const MoveMember *member)
+{
+	return dbscale_ddl_shard_foreign_keys_sql(dbscale_catalog_require_distributed(member->relid), move->shard);
+}
+
+/* Step 5, in a transaction. */
+static void
+add_foreign_keys(Move *move, const MoveMember *member)
+{
+	ListCell   *lc;
+
+	foreach(lc, foreign_keys_sql(move, member))
+	{
+		char	   *sql = lfirst(lc);
+
+		(void) dbscale_remote_execute(move_connection(&move->target, REMOTE_WRITE),
+									  ends_with(sql, " NOT VALID") ? sql : psprintf("%s NOT VALID", sql),
+									  REMOTE_NO_PARAMS, member->stored);
+	}
+}
+
+/* With step 6: those that the source has validated are to be so again. */
+static void
+record_foreign_keys(Move *move, const MoveMember *member)
+{
+	ListCell   *lc;
+
+	(void) dbscale_ddl_execute_as_owner(psprintf("DELETE FROM dbscale.cleanup WHERE node = %s AND kind = 'foreign key' AND starts_with(name, %s)",
+												 quote_literal_cstr(NameStr(move->source.name)),
+												 quote_literal_cstr(psprintf("%s.", member->stored))));
+	foreach(lc, foreign_keys_sql(move, member))
+		if (!ends_with(lfirst(lc), " NOT VALID"))
+			cleanup_record(move, NameStr(move->target.name), "foreign key",
+						   psprintf("%s.%s", member->stored, foreign_key_name(member, foreach_current_index(lc))));
+}
+
+static bool
+has_foreign_keys(const Move *move)
+{
+	ListCell   *lc;
+
+	foreach(lc, move->members)
+		if (foreign_key_name(lfirst(lc), 0) != NULL)
+			return true;
+	return false;
+}
+
+static bool
+make_foreign_keys(Move *move)
+{
+	bool		any;
+	ListCell   *lc;
+
+	move_begin(move);
+	PushActiveSnapshot(GetTransactionSnapshot());
+	any = has_foreign_keys(move);
+	if (any)
+		foreach(lc, move->members)
+			add_foreign_keys(move, lfirst(lc));
+	PopActiveSnapshot();
+	move_commit(move);
+	return any;
+}
+
+/* The switch did not come to pass, and application goes on, which they would disturb. */
+static void
+drop_foreign_keys(Move *move)
+{
+	ListCell   *lc;
+
+	move_begin(move);
+	PushActiveSnapshot(GetTransactionSnapshot());
+	foreach(lc, move->members)
+	{
+		MoveMember *member = lfirst(lc);
+		char	   *name;
+
+		for (int n = 0; (name = foreign_key_name(member, n)) != NULL; n++)
+			(void) dbscale_remote_execute(move_connection(&move->target, REMOTE_WRITE),
+										  psprintf("ALTER TABLE %s DROP CONSTRAINT IF EXISTS %s", member->table,
+												   quote_identifier(name)), REMOTE_NO_PARAMS, member->stored);
+	}
+	PopActiveSnapshot();
+	move_commit(move);
+}
+
+/* ---- the switch ---- */
+
+/* Step 6. */
+static void
+switch_catalog(Move *move)
+{
+	ListCell   *lc;
+
+	move_begin(move);
+	PushActiveSnapshot(GetTransactionSnapshot());
+	placement_switch(move->group_id, move->shard, relids_of(move, true), NameStr(move->target.name));
+	cleanup_forget(move, NameStr(move->target.name));
+	foreach(lc, move->members)
+	{
+		cleanup_record_later(move, NameStr(move->source.name), "table", ((MoveMember *) lfirst(lc))->stored);
+		record_foreign_keys(move, lfirst(lc));
+	}
+	(void) dbscale_ddl_execute_as_owner(psprintf("UPDATE dbscale.job SET step = 'cleaning up' WHERE job = " INT64_FORMAT,
+												 move->job));
+	PopActiveSnapshot();
+	DEBUG_POINT("move_before_switch");
+	move_commit(move);
+	move->switched = true;
+}
+
+static void
+set_lock_timeout(int ms)
+{
+	SetConfigOption("lock_timeout", psprintf("%d", ms), PGC_SUSET, PGC_S_SESSION);
+}
+
+/* All steps; errors leave locks behind, which the caller releases. */
+static void
+switch_now(Move *move, volatile bool *keys_made)
+{
+	lock_here(move);
+	DEBUG_POINT("move_locked");
+	lock_source(move);
+	(void) apply_up_to_mark(move->apply);
+	*keys_made = make_foreign_keys(move);
+	switch_catalog(move);
+}
+
+/*
+ * False: a lock was not to be had.  Other errors are the caller's; so is a timeout in
+ * the midst of changes that were taken from the stream and are now rolled back.
+ */
+static bool
+try_to_switch(Move *move)
+{
+	volatile bool keys_made = false;
+	volatile bool done = false;
+	TimestampTz start = GetCurrentTimestamp();
+
+	set_lock_timeout(dbscale_move_lock_timeout);
+	PG_TRY();
+	{
+		switch_now(move, &keys_made);
+		done = true;
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		MemoryContextSwitchTo(move->context);
+		error = CopyErrorData();
+		if (error->sqlerrcode != ERRCODE_LOCK_NOT_AVAILABLE || move->switched || !apply_is_idle(move->apply))
+			PG_RE_THROW();
+		FlushErrorState();
+		AbortCurrentTransaction();
+		MemoryContextSwitchTo(move->context);
+	}
+	PG_END_TRY();
+	unlock_all();
+	(void) dbscale_stream_value(move->guard, "ROLLBACK");
+	set_lock_timeout(0);
+	if (keys_made && !done)
+		drop_foreign_keys(move);
+	if (done)
+		ereport(DEBUG1, errmsg("dbscale: writers of shard %d waited for %ld ms at most", move->shard,
+							   TimestampDifferenceMilliseconds(start, GetCurrentTimestamp())));
+	return done;
+}
+
+void
+move_switch(Move *move)
+{
+	move->guard = move_open_stream(move, &move->source, false);
+	while (!try_to_switch(move))
+	{
+		TimestampTz start = GetCurrentTimestamp();
+		int			pause = dbscale_move_lock_timeout * PAUSE_FACTOR;
+
+		dbscale_progress_step("waiting for transactions that write to the shard");
+		while (!TimestampDifferenceExceeds(start, GetCurrentTimestamp(), pause))
+		{
+			(void) apply_up_to_mark(move->apply);
+			apply_wait(move->apply, NIL, Min(pause, 1000));
+		}
+	}
+}

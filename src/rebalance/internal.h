@@ -1,0 +1,196 @@
+/*
+ * internal.h
+ *		What the files of rebalance/ share; no other folder includes it.
+ */
+#ifndef DBSCALE_REBALANCE_INTERNAL_H
+#define DBSCALE_REBALANCE_INTERNAL_H
+
+#include "rebalance/rebalance.h"
+
+#include "access/xlogdefs.h"
+#include "lib/stringinfo.h"
+#include "postmaster/bgworker.h"
+#include "storage/lock.h"
+#include "storage/lockdefs.h"
+
+/* ---- pgoutput.c: the messages of logical replication ---- */
+
+typedef struct ChangeTuple
+{
+	int			ncolumns;
+	char	   *kinds;			/* a column: 'n' NULL, 'u' unchanged and not sent, 't' text */
+	const char **values;		/* NULL where there is none */
+} ChangeTuple;
+
+typedef struct ChangeRelation
+{
+	uint32		id;				/* its OID on the node */
+	char	   *schema;
+	char	   *name;
+	char		identity;		/* relreplident */
+	int			ncolumns;
+	char	  **columns;
+	bool	   *is_key;
+} ChangeRelation;
+
+typedef struct Change
+{
+	char		kind;			/* B C R I U D T M, as in the protocol */
+	XLogRecPtr	commit_lsn;		/* B and C: where the commit's record begins */
+	XLogRecPtr	end_lsn;		/* C: where it ends */
+	uint32		relation;		/* I U D */
+	ChangeTuple *old_tuple;		/* U D: the old key or row, if it was sent */
+	ChangeTuple *new_tuple;		/* I U */
+	List	   *relations;		/* T: OIDs on the node */
+	ChangeRelation *description;	/* R */
+	char	   *prefix;			/* M */
+	char	   *content;
+} Change;
+
+/* Palloc'd; kind 0 for messages that say nothing here. */
+extern Change *pgoutput_parse(const char *data, int length);
+
+/* ---- the move ---- */
+
+typedef struct MoveNode
+{
+	NameData	name;
+	Oid			serverid;
+	Oid			userid;
+} MoveNode;
+
+/* One table of the group. */
+typedef struct MoveMember
+{
+	Oid			relid;
+	Oid			foreign_table;
+	char	   *stored;			/* the shard table's bare name: posts_3 */
+	char	   *table;			/* qualified and quoted */
+	char	   *columns;		/* quoted, separated by commas, without generated ones */
+} MoveMember;
+
+typedef struct Apply Apply;
+
+typedef struct Move
+{
+	MemoryContext context;		/* of this struct's content, reset after an error */
+	int64		job;
+	Oid			relid;
+	int			group_id;
+	int			shard;
+	MoveNode	source;
+	MoveNode	target;
+	List	   *members;		/* of MoveMember *, referenced tables first */
+	char	   *definition;		/* all that the shard's tables are made of, and where they are */
+	char	   *publication;
+	char	   *slot;
+	RemoteStream *stream;		/* the slot's session on the source */
+	RemoteStream *side;			/* asks and marks on the source */
+	RemoteStream *guard;		/* holds the locks of the cut-over there */
+	Apply	   *apply;
+	bool		switched;
+} Move;
+
+/* A transaction of this worker; what is palloc'd after commit is in the move's context. */
+extern void move_begin(Move *move);
+extern void move_commit(Move *move);
+/* A session apart, opened outside a transaction; and the connection of the current one. */
+extern RemoteStream *move_open_stream(Move *move, const MoveNode *node, bool replication);
+extern RemoteConnection *move_connection(const MoveNode *node, RemoteUse use);
+/* The group as it is now; an error if the shard is not on the source any more. */
+extern char *move_definition(const Move *move);
+extern void move_online(Move *move);
+/* An error to be tried again: what changed meanwhile will not change for ever. */
+#define ERRCODE_MOVE_AGAIN ERRCODE_T_R_SERIALIZATION_FAILURE
+
+/* ---- check.c ---- */
+extern void move_check(Move *move, const char *node);
+extern void move_check_source(Move *move);
+extern void move_check_arguments(Oid relid, int shard, const char *node);
+
+/* ---- copy.c ---- */
+extern XLogRecPtr move_parse_lsn(const char *text);
+extern void move_copy(Move *move);
+/* An error when the slot keeps more of the source's log than dbscale.max_move_lag. */
+extern void move_check_lag(const Move *move, const char *retained);
+
+/* ---- apply.c ---- */
+extern Apply *apply_create(Move *move, XLogRecPtr start);
+/* Begin to stream. */
+extern void apply_start(Apply *apply);
+/* Take in what has come, without waiting; true if anything has. */
+extern bool apply_take(Apply *apply);
+/* Until something comes, on the stream or on these others. */
+extern void apply_wait(Apply *apply, List *others, long timeout);
+/* Write a mark into the source's log, and go on until it comes back; ms it took. */
+extern long apply_up_to_mark(Apply *apply);
+/*
+ * Transactions whose commit is at or behind this position are not applied, and wait
+ * until the position is moved; InvalidXLogRecPtr: none are.
+ */
+extern void apply_stop_at(Apply *apply, XLogRecPtr lsn);
+/* Nothing that was taken is uncommitted on the target. */
+extern bool apply_is_idle(const Apply *apply);
+
+/* ---- verify.c ---- */
+extern void move_verify(Move *move);
+
+/* ---- cutover.c ---- */
+extern void move_switch(Move *move);
+extern void placement_switch(int group_id, int shard, List *foreign_tables, const char *node);
+
+/* ---- blocking.c ---- */
+extern void move_shard_blocking(Oid relid, int shard, const char *node);
+
+/* ---- cleanup.c ---- */
+extern void cleanup_record(const Move *move, const char *node, const char *kind, const char *name);
+extern void cleanup_record_later(const Move *move, const char *node, const char *kind, const char *name);
+/* Forget the target's tables: they are the catalog's. */
+extern void cleanup_forget(const Move *move, const char *node);
+extern bool cleanup_exists(const char *node, const char *name);
+/* Is it the snapshot of this backend that a table is kept for? */
+extern bool cleanup_waits_for(const char *node, const char *name, int pid);
+/* Outside a transaction: work through what is due of a job, errors being left for later. */
+extern void cleanup_run(int64 job, MemoryContext context);
+
+/* ---- board.c ---- */
+
+typedef struct JobRequest
+{
+	int64		job;
+	Oid			userid;
+	Oid			relation;
+	int			shard;
+	NameData	node;
+	bool		from_row;		/* the rest is in the job's row of dbscale.job */
+} JobRequest;
+
+typedef struct JobOutcome
+{
+	bool		failed;
+	int			sqlstate;
+	char		message[1024];
+	char		detail[1024];
+	char		hint[1024];
+} JobOutcome;
+
+/* A slot for a job of this database, or -1: dbscale.max_moves are at work. */
+extern int	board_take(const JobRequest *request, bool with_caller);
+extern void board_free(int slot);
+/* Starts the worker of a slot; false when the server has none left. */
+extern bool board_start_worker(int slot, BackgroundWorkerHandle **handle);
+/* The caller's side: has it ended?  Then the slot is free. */
+extern bool board_has_ended(int slot, JobOutcome *outcome);
+/* The caller does not wait any more. */
+extern void board_abandon(int slot);
+extern bool board_has_job(int64 job);
+/* Ask the job's worker to stop; false if there is none. */
+extern bool board_cancel(int64 job);
+/* The worker's side. */
+extern JobRequest *board_request(void);
+extern void board_set_job(int64 job);
+extern bool board_is_cancelled(void);
+extern void board_set_outcome(const JobOutcome *outcome);
+extern int	board_caller(void);
+
+#endif							/* DBSCALE_REBALANCE_INTERNAL_H */

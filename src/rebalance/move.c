@@ -1,0 +1,235 @@
+/*
+ * move.c
+ *		A shard's move while it is read and written, from beginning to end.
+ *
+ * Nouns: the shard's tables (one for each table of the group) go from the *source* to
+ * the *target*.  All of it is done by a worker that belongs to the job, in many
+ * transactions; what it makes on nodes it records first (dbscale.cleanup), so that
+ * whoever finds the job without its worker knows what to undo.
+ *
+ *	checking      the catalog's rows, and what the source can do      check.c
+ *	preparing     tables on the target, a publication on the source
+ *	copying       rows, under the snapshot of a temporary slot        copy.c
+ *	indexing      indexes, constraints, statistics
+ *	catching up   what the source's log has since                     apply.c
+ *	verifying     count and checksum at one position of the log       verify.c
+ *	switching     locks, the last of the log, the catalog             cutover.c
+ *	cleaning up   the publication; the old tables, when nobody needs them
+ *
+ * Why a crash at any point loses nothing:
+ *	1. Until the switch the source's tables are the shard.  The target's are known
+ *	   to nobody, and recorded to be dropped; who undoes the job drops them, and the
+ *	   publication.  The slot is temporary.  Nothing is taken up in the middle: what
+ *	   the copy lacks is known to the slot alone, which is gone.
+ *	2. The switch is one transaction of the coordinator: the catalog names the target,
+ *	   the target's records are deleted, the source's tables are recorded.  Before its
+ *	   commit 1 holds; after it only cleaning up is left, which can be repeated.
+ *	3. An object is dropped, and its record deleted, in one two-phase transaction; and
+ *	   a record can not be made while there is one of that name.  So no record is left
+ *	   that speaks of another object of the same name, made later.
+ *
+ * DDL on the tables is not kept waiting by a move, which may take hours, but makes it
+ * begin again: the cut-over compares the definitions of the tables, under a lock that
+ * DDL conflicts with, with those at the start.
+ */
+#include "rebalance/internal.h"
+
+#include "access/xact.h"
+#include "catalog/progress.h"
+#include "miscadmin.h"
+#include "storage/latch.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/wait_event.h"
+
+/* Behind by less than this, or by less than ten times as much for so many rounds: near enough. */
+#define NEAR_MS 100
+#define PATIENT_ROUNDS 20
+
+void
+move_begin(Move *move)
+{
+	SetCurrentStatementStartTimestamp();
+	StartTransactionCommand();
+	MemoryContextSwitchTo(CurTransactionContext);
+}
+
+void
+move_commit(Move *move)
+{
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(move->context);
+}
+
+RemoteStream *
+move_open_stream(Move *move, const MoveNode *node, bool replication)
+{
+	RemoteStream *stream;
+
+	move_begin(move);			/* the server's options are looked up */
+	MemoryContextSwitchTo(move->context);
+	stream = dbscale_stream_open(node->serverid, node->userid, replication);
+	move_commit(move);
+	return stream;
+}
+
+RemoteConnection *
+move_connection(const MoveNode *node, RemoteUse use)
+{
+	return dbscale_transaction_connection(node->serverid, node->userid, use);
+}
+
+/* Commands for all tables on the target, in one transaction there. */
+static void
+run_on_target(Move *move, List *(*commands) (const DistributedTable *table, int shard))
+{
+	ListCell   *lc,
+			   *lc2;
+
+	move_begin(move);
+	PushActiveSnapshot(GetTransactionSnapshot());
+	(void) move_definition(move);	/* locks */
+	foreach(lc, move->members)
+	{
+		MoveMember *member = lfirst(lc);
+
+		foreach(lc2, commands(dbscale_catalog_require_distributed(member->relid), move->shard))
+			(void) dbscale_remote_execute(move_connection(&move->target, REMOTE_WRITE), lfirst(lc2),
+										  REMOTE_NO_PARAMS, member->stored);
+	}
+	PopActiveSnapshot();
+	move_commit(move);
+}
+
+static List *
+table_commands(const DistributedTable *table, int shard)
+{
+	return list_make1(dbscale_ddl_shard_table_sql(table, shard));
+}
+
+/* With statistics, or the first queries after the switch would be planned blindly. */
+static List *
+finish_commands(const DistributedTable *table, int shard)
+{
+	return lappend(dbscale_ddl_shard_finish_sql(table, shard),
+				   psprintf("ANALYZE %s", dbscale_ddl_shard_table_name(table, shard)));
+}
+
+/* Nothing is made before it is recorded. */
+static void
+record_objects(Move *move)
+{
+	ListCell   *lc;
+
+	move_begin(move);
+	PushActiveSnapshot(GetTransactionSnapshot());
+	foreach(lc, move->members)
+		cleanup_record(move, NameStr(move->target.name), "table", ((MoveMember *) lfirst(lc))->stored);
+	cleanup_record(move, NameStr(move->source.name), "publication", move->publication);
+	PopActiveSnapshot();
+	move_commit(move);
+}
+
+static bool
+names_are_free(Move *move)
+{
+	bool		free = true;
+	ListCell   *lc;
+
+	move_begin(move);
+	PushActiveSnapshot(GetTransactionSnapshot());
+	foreach(lc, move->members)
+		free &= !cleanup_exists(NameStr(move->target.name), ((MoveMember *) lfirst(lc))->stored);
+	PopActiveSnapshot();
+	move_commit(move);
+	return free;
+}
+
+/*
+ * The shard was there before, and its old tables wait for their last readers.  The
+ * caller of move_shard may be one of these, when he has moved it away in the same
+ * statement: he would wait for himself.
+ */
+static void
+wait_for_names(Move *move)
+{
+	while (!names_are_free(move))
+	{
+		dbscale_progress_step("waiting for old tables on the target to be dropped");
+		cleanup_run(0, move->context);
+		if (names_are_free(move))
+			return;
+		if (cleanup_waits_for(NameStr(move->target.name), ((MoveMember *) linitial(move->members))->stored,
+							  board_caller()))
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_IN_USE),
+					 errmsg("shard %d was on node \"%s\" when the statement began", move->shard,
+							NameStr(move->target.name)),
+					 errdetail("Its tables there are kept for the statement that moves it back."),
+					 errhint("Move it in a statement of its own.")));
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, 100, PG_WAIT_EXTENSION);
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+	}
+}
+
+static void
+create_publication(Move *move)
+{
+	StringInfoData sql;
+	ListCell   *lc;
+
+	move_begin(move);
+	initStringInfo(&sql);
+	appendStringInfo(&sql, "CREATE PUBLICATION %s FOR TABLE ", quote_identifier(move->publication));
+	foreach(lc, move->members)
+		appendStringInfo(&sql, "%sONLY %s", foreach_current_index(lc) > 0 ? ", " : "",
+						 ((MoveMember *) lfirst(lc))->table);
+	(void) dbscale_remote_execute(move_connection(&move->source, REMOTE_WRITE), sql.data, REMOTE_NO_PARAMS, NULL);
+	move_commit(move);
+}
+
+static void
+catch_up(Move *move)
+{
+	for (int round = 0;; round++)
+	{
+		long		behind = apply_up_to_mark(move->apply);
+
+		if (behind <= NEAR_MS || (round >= PATIENT_ROUNDS && behind <= 10 * NEAR_MS))
+			return;
+	}
+}
+
+void
+move_online(Move *move)
+{
+	wait_for_names(move);
+	dbscale_progress_step("preparing");
+	record_objects(move);
+	DEBUG_POINT("move_recorded");
+	run_on_target(move, table_commands);
+	DEBUG_POINT("move_tables_made");
+	create_publication(move);
+	DEBUG_POINT("move_published");
+	move_copy(move);
+	DEBUG_POINT("move_copied");
+	dbscale_progress_step("creating indexes");
+	run_on_target(move, finish_commands);
+	DEBUG_POINT("move_indexed");
+	dbscale_progress_step("catching up");
+	apply_start(move->apply);
+	catch_up(move);
+	DEBUG_POINT("move_caught_up");
+	if (dbscale_verify_moves)
+	{
+		dbscale_progress_step("verifying");
+		move_verify(move);
+		catch_up(move);
+		DEBUG_POINT("move_verified");
+	}
+	dbscale_progress_step("switching");
+	move_switch(move);
+	DEBUG_POINT("move_switched");
+}
