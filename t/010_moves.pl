@@ -214,7 +214,159 @@ foreach my $point (qw(move_copied move_caught_up move_locked))
 	is_clean("cancelled at $point");
 }
 
-# 5. drain_node, and back by single moves.
+# 5. Changes of every kind while the copy is there but not caught up: keys, values too
+# large for the row that do not change, NULLs, rows that are there twice, TRUNCATE.
+sub while_waiting
+{
+	my ($point, $move, $code) = @_;
+	set_point("$point=wait");
+	$db->coordinator->reload;
+	my $mover = $db->start($move);
+	$db->wait_for_point($point);
+	set_point('');
+	$db->coordinator->reload;
+	$code->();
+	$db->release_point($point);
+	return $db->finish($mover);
+}
+sub rows_of { return $db->sql("SELECT md5(string_agg(t::text, ',' ORDER BY t::text)) FROM $_[0] t"); }
+$db->sql(qq(
+CREATE TABLE wide (id int, k int, big text, small text, day date, PRIMARY KEY (id, k));
+ALTER TABLE wide ALTER COLUMN big SET STORAGE EXTERNAL;
+SELECT dbscale.distribute_table('wide', 'id', shard_count => 1);
+CREATE TABLE twice (id int, body text, at timestamptz, j jsonb);
+ALTER TABLE twice REPLICA IDENTITY FULL;
+SELECT dbscale.distribute_table('twice', 'id', colocate_with => 'wide');
+CREATE TABLE emptied (id int PRIMARY KEY);
+SELECT dbscale.distribute_table('emptied', 'id', colocate_with => 'wide');
+INSERT INTO wide SELECT 1, i, repeat(md5(i::text), 300), 's', NULL FROM generate_series(1, 50) i;
+INSERT INTO twice SELECT 1, NULLIF(i % 3, 0)::text, '2020-01-01'::timestamptz, '{"a": 1}' FROM generate_series(1, 12) i;
+INSERT INTO emptied VALUES (1), (2);
+));
+my $changes = qq(
+UPDATE wide SET small = NULL WHERE k <= 10;
+UPDATE wide SET k = k + 1000 WHERE k BETWEEN 11 AND 20;
+UPDATE wide SET big = 'short', day = '2021-02-03' WHERE k = 21;
+DELETE FROM wide WHERE k = 22;
+INSERT INTO wide VALUES (1, 22, E'\\ \t " \n', '', 'infinity');
+UPDATE wide SET k = -k;
+DELETE FROM twice WHERE body IS NULL;
+UPDATE twice SET body = 'x', at = at + interval '1.5 hours' WHERE body = '1';
+INSERT INTO twice VALUES (1, NULL, NULL, NULL), (1, NULL, NULL, NULL);
+TRUNCATE emptied;
+INSERT INTO emptied VALUES (3);
+BEGIN;
+INSERT INTO emptied SELECT generate_series(10, 5000);
+SAVEPOINT s;
+DELETE FROM emptied;
+ROLLBACK TO s;
+COMMIT;
+);
+my $wide_at = sub { return $db->sql("SELECT node FROM dbscale.shards WHERE relation = 'wide'::regclass"); };
+for my $point (qw(move_slot_created move_caught_up))
+{
+	my $from = $wide_at->();
+	my ($to) = grep { $_ ne $from } @nodes;
+	my @before;
+	my (undef, undef, $err) = while_waiting($point, "SELECT dbscale.move_shard('wide', 0, '$to')",
+		sub { $db->sql($changes); @before = map { rows_of($_) } qw(wide twice emptied); });
+	is($err, '', "$point: changes of every kind meanwhile");
+	is($wide_at->(), $to, "$point: the shard has moved");
+	is_deeply([ map { rows_of($_) } qw(wide twice emptied) ], \@before, "$point: and the rows are as they were changed");
+	is_clean("changes at $point");
+	$db->sql(q(DELETE FROM wide; DELETE FROM twice; DELETE FROM emptied;
+INSERT INTO wide SELECT 1, i, repeat(md5(i::text), 300), 's', NULL FROM generate_series(1, 50) i;
+INSERT INTO twice SELECT 1, NULLIF(i % 3, 0)::text, '2020-01-01'::timestamptz, '{"a": 1}' FROM generate_series(1, 12) i));
+}
+
+# 6. DDL is not kept waiting: the move begins again, with the table as it is then.
+{
+	my $from = $wide_at->();
+	my ($to) = grep { $_ ne $from } @nodes;
+	my (undef, undef, $err) = while_waiting('move_caught_up', "SELECT dbscale.move_shard('wide', 0, '$to')",
+		sub { $db->sql("ALTER TABLE wide ADD COLUMN added int DEFAULT 5; CREATE INDEX wide_small ON wide (small); INSERT INTO wide VALUES (1, 999, 'b', 's', NULL, 6)"); });
+	is($err, '', 'the move goes on after DDL');
+	is($wide_at->(), $to, 'and arrives');
+	is($db->sql("SELECT attempts FROM dbscale.job WHERE kind = 'move' ORDER BY job DESC LIMIT 1"), '1', 'at the second attempt');
+	is($db->sql("SELECT count(*), sum(added) FROM wide"), '51|256', 'with the new column');
+	is_clean('after DDL');
+}
+
+# 7. A writer that is there at the cut-over is waited for, also one that only locks rows;
+# readers and writers of other shards are not, and the wait can be seen.
+foreach my $case ([ 'a write', "UPDATE counters SET n = n WHERE id = %d" ], [ 'a row lock', "SELECT FROM counters WHERE id = %d FOR UPDATE" ],
+	[ 'row locks everywhere', "SELECT count(*) FROM (SELECT FROM counters WHERE note LIKE 'x%%' FOR SHARE) c" ])
+{
+	my ($what, $statement) = @$case;
+	my $target = elsewhere(0);
+	my ($here, $there) = map { $db->sql("SELECT min(i) FROM generate_series(1, $ids) i WHERE dbscale.shard_for('counters', i) = $_") } 0, 1;
+	my $writer;
+	my (undef, undef, $err) = while_waiting('move_verified', "SELECT dbscale.move_shard('counters', 0, '$target')", sub {
+		$writer = $db->start('BEGIN; ' . sprintf($statement, $here) . ";\nSELECT pg_sleep(3);\nCOMMIT;\n");
+		$db->wait_until('the writer is there', sub { $db->sql("SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(3)%' AND pid <> pg_backend_pid()") });
+		$db->release_point('move_verified');
+		$db->wait_until('the move waits', sub { $db->sql("SELECT count(*) FROM dbscale.jobs WHERE step LIKE '%waiting for transactions that write%'") });
+		my $start = time();
+		$db->sql("SELECT n FROM counters WHERE id = $here; UPDATE counters SET n = n WHERE id = $there") if $what ne 'row locks everywhere';
+		$db->sql("SELECT count(*) FROM counters");
+		cmp_ok(time() - $start, '<', 1.5, "$what: others are not held up");
+	});
+	is($err, '', "$what: the move succeeds when it is over");
+	$db->finish($writer);
+	is(place(0), $target, "$what: and the shard is there");
+}
+is_clean('after waiting for writers');
+
+# 8. A transaction that is committed, but not yet on the node: its rows move too.
+{
+	my $target = elsewhere(0);
+	my $here = $db->sql("SELECT min(i) FROM generate_series(1, $ids) i WHERE dbscale.shard_for('counters', i) = 0");
+	my $node = $db->node(place(0) =~ /(\d)/);
+	$node->safe_psql('postgres', "BEGIN; UPDATE dbscale_shards.counters_0 SET n = n + 1 WHERE id = $here; PREPARE TRANSACTION 'late'");
+	my $later = $db->start("SELECT pg_sleep(2);\nCOMMIT PREPARED 'late';\n", server => $node);
+	my (undef, undef, $err) = $db->try("SELECT dbscale.move_shard('counters', 0, '$target')");
+	$db->finish($later);
+	$n{$here}++;
+	is($err, '', 'a prepared transaction is waited for');
+	is_clean('after a prepared transaction');
+}
+
+# 9. A cancelled move leaves no slot, also when it waited for one to be made.
+{
+	my $source = $db->node(place(0) =~ /(\d)/);
+	my $blocker = $db->start("BEGIN; CREATE TABLE blocks (a int);\nSELECT pg_sleep(4);\nROLLBACK;\n", server => $source);
+	$db->wait_until('the blocker is there', sub { $source->safe_psql('postgres', "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(4)%' AND pid <> pg_backend_pid()") });
+	my $mover = $db->start("SET statement_timeout = '1s'; SELECT dbscale.move_shard('counters', 0, '" . elsewhere(0) . "')");
+	like(($db->finish($mover))[2], qr/57014/, 'a move that waits for its slot can be cancelled');
+	$db->wait_until('the slot is gone', sub { $source->safe_psql('postgres', 'SELECT count(*) FROM pg_replication_slots') eq '0' }, 2);
+	pass('and its slot is gone while the other transaction goes on');
+	$db->finish($blocker);
+	is_clean('cancelled while waiting for a slot');
+}
+
+# 10. The role on the nodes need not be a superuser.
+{
+	foreach my $i (1, 2)
+	{
+		$db->node($i)->safe_psql('postgres', 'CREATE ROLE svc LOGIN');
+		$db->node($i)->safe_psql('postgres', 'CREATE DATABASE svc OWNER svc');
+		$db->sql("SET client_min_messages = error; SELECT dbscale.add_node('svc$i', '" . $db->node($i)->host . "', " . $db->node($i)->port . ", 'svc', '{user=svc}')");
+	}
+	my ($rc, undef, $err) = $db->try("SELECT dbscale.move_shard('wide', 0, 'svc1')");
+	is($err, '', 'a shard moves to a node of an ordinary role');
+	($rc, undef, $err) = $db->try("SELECT dbscale.move_shard('wide', 0, 'svc2')");
+	like($err, qr/55000.*cannot be moved online.*\n.*may not replicate/, 'from there it may not, unless the role may replicate');
+	$db->node(1)->safe_psql('postgres', 'ALTER ROLE svc REPLICATION');
+	my $before = rows_of('wide');
+	(undef, undef, $err) = while_waiting('move_caught_up', "SELECT dbscale.move_shard('wide', 0, 'svc2')",
+		sub { $db->sql("UPDATE wide SET small = 'moved' WHERE k < 10"); $before = rows_of('wide'); });
+	is($err, '', 'then it moves');
+	is(rows_of('wide'), $before, 'with its rows');
+	is($wide_at->(), 'svc2', 'to the other node');
+	is_clean('with an ordinary role');
+}
+
+# 11. drain_node, and back by single moves.
 my $job = $db->sql("SELECT dbscale.drain_node('n1')");
 is($db->sql("SELECT dbscale.wait_job($job, '60s')"), 'done', 'the node is drained');
 is($db->sql("SELECT count(*) FROM dbscale.shards WHERE node = 'n1'"), '0', 'and holds no shard');

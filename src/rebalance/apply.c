@@ -451,6 +451,7 @@ apply_take(Apply *apply)
 	}
 	if (!apply->within)
 		commit_batch(apply);
+	move_reload_settings();
 	if (TimestampDifferenceExceeds(apply->feedback_at, GetCurrentTimestamp(), FEEDBACK_MS))
 		send_feedback(apply);
 	return any;

@@ -80,6 +80,7 @@ note_bytes(Move *move, Pace *pace, int length)
 		return;
 	dbscale_progress_add_bytes(pace->unreported);
 	pace->unreported = 0;
+	move_reload_settings();
 	keep_pace(pace);
 	now = GetCurrentTimestamp();
 	if (!TimestampDifferenceExceeds(pace->lag_checked, now, LAG_CHECK_MS))

@@ -91,6 +91,8 @@ typedef struct Move
 	bool		switched;
 } Move;
 
+/* Take over what a reload has changed. */
+extern void move_reload_settings(void);
 /* A transaction of this worker; what is palloc'd after commit is in the move's context. */
 extern void move_begin(Move *move);
 extern void move_commit(Move *move);

@@ -137,6 +137,35 @@ is_passing(int sqlstate)
 }
 
 /*
+ * DDL that was done meanwhile shows in many ways: a column that the copy lacks, a row
+ * that violates a constraint which is no longer.
+ */
+static bool
+definition_has_changed(Move *move)
+{
+	volatile bool changed = false;
+
+	if (move->definition == NULL)
+		return false;
+	PG_TRY();
+	{
+		move_begin(move);
+		PushActiveSnapshot(GetTransactionSnapshot());
+		changed = strcmp(move_definition(move), move->definition) != 0;
+		PopActiveSnapshot();
+		move_commit(move);
+	}
+	PG_CATCH();
+	{
+		FlushErrorState();		/* the table is gone, say */
+		AbortCurrentTransaction();
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(move->context);
+	return changed;
+}
+
+/*
  * NULL: it is done.  Otherwise what went wrong, in `context`; the move is undone as far
  * as the nodes can be reached, and the rest recorded.
  */
@@ -166,7 +195,10 @@ try_move(const JobRequest *request, MemoryContext context, bool *switched)
 	MemoryContextSwitchTo(context);
 	SetConfigOption("lock_timeout", "0", PGC_SUSET, PGC_S_SESSION);
 	LockReleaseAll(DEFAULT_LOCKMETHOD, true);
+	if (error != NULL && error->sqlerrcode != ERRCODE_QUERY_CANCELED && definition_has_changed(move))
+		error->sqlerrcode = ERRCODE_MOVE_AGAIN;
 	LockReleaseAll(USER_LOCKMETHOD, true);
+	MemoryContextSwitchTo(context);
 	*switched = move->switched;
 	MemoryContextDelete(own);	/* ends the streams, and with them the slots */
 	cleanup_run(request->job, context);
@@ -303,6 +335,7 @@ dbscale_rebalance_run_job(void)
 	DEBUG_POINT("move_begun");
 	for (int attempts = 1;; attempts++)
 	{
+		move_reload_settings();
 		error = try_move(&request, context, &switched);
 		QueryCancelPending = false;
 		if (error == NULL || switched || !may_try_again(error, attempts))

@@ -37,8 +37,10 @@
 #include "access/xact.h"
 #include "catalog/progress.h"
 #include "miscadmin.h"
+#include "postmaster/interrupt.h"
 #include "storage/latch.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "utils/wait_event.h"
@@ -46,6 +48,15 @@
 /* Behind by less than this, or by less than ten times as much for so many rounds: near enough. */
 #define NEAR_MS 100
 #define PATIENT_ROUNDS 20
+
+void
+move_reload_settings(void)
+{
+	if (!ConfigReloadPending)
+		return;
+	ConfigReloadPending = false;
+	ProcessConfigFile(PGC_SIGHUP);
+}
 
 void
 move_begin(Move *move)

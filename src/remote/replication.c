@@ -37,11 +37,17 @@ static const char stream_settings[] =
 "SET default_transaction_isolation = 'read committed'; SET default_transaction_read_only = off; "
 "SET jit = off";
 
-/* The children of the context, what libpq does not own, are gone already. */
+/*
+ * The children of the context, what libpq does not own, are gone already.  A node that is
+ * still busy (waiting to create a slot, say) would not notice that nobody is there any more.
+ */
 static void
 close_stream(void *arg)
 {
 	RemoteStream *stream = arg;
+
+	if (stream->conn.pg && PQtransactionStatus(stream->conn.pg) == PQTRANS_ACTIVE)
+		dbscale_remote_request_cancel(&stream->conn);
 
 	if (stream->copied)
 		PQfreemem(stream->copied);

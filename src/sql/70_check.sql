@@ -23,6 +23,9 @@ SELECT jsonb_build_object(
   'indexes', (SELECT coalesce(jsonb_object_agg(c.relname, jsonb_build_array(t.relname, i.indisvalid, i.indisunique)), '{}')
      FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_class t ON t.oid = i.indrelid
      WHERE c.relnamespace = to_regnamespace('dbscale_shards')),
+  'publications', (SELECT coalesce(jsonb_agg(pubname), '[]') FROM pg_publication WHERE pubname ~ '^dbscale_move_'),
+  'slots', (SELECT coalesce(jsonb_agg(slot_name), '[]') FROM pg_replication_slots
+     WHERE database = current_database() AND slot_name ~ '^dbscale_'),
   'prepared', (SELECT coalesce(jsonb_agg(gid), '[]') FROM pg_prepared_xacts
      WHERE database = current_database() AND gid ~ '^dbscale_'))$question$
 $check$;
@@ -88,6 +91,17 @@ found(node, object, problem) AS (
     SELECT r.node, x.name, 'the node has a table that the catalog does not place there'
     FROM reply r, jsonb_object_keys(r.has->'tables') x(name)
     WHERE NOT EXISTS (SELECT FROM placed p WHERE p.node = r.node AND p.table_name = x.name)
+      AND NOT EXISTS (SELECT FROM dbscale.cleanup c WHERE c.node = r.node AND c.kind = 'table' AND c.name = x.name)
+    UNION ALL
+    -- what moves make on nodes
+    SELECT r.node, 'publication ' || x.name, 'it is left of a move'
+    FROM reply r, jsonb_array_elements_text(r.has->'publications') x(name)
+    WHERE NOT EXISTS (SELECT FROM dbscale.cleanup c WHERE c.node = r.node AND c.kind = 'publication' AND c.name = x.name)
+    UNION ALL
+    SELECT r.node, 'replication slot ' || x.name, 'it is left of a move'
+    FROM reply r, jsonb_array_elements_text(r.has->'slots') x(name)
+    WHERE NOT EXISTS (SELECT FROM dbscale.job j WHERE j.kind = 'move' AND j.state = 'running' AND j.from_node = r.node
+                      AND x.name ~ format('_%s(_v)?$', j.job))
     UNION ALL
     -- columns
     SELECT t.node, t.table_name, CASE
