@@ -1,5 +1,6 @@
 -- Shards on the move, between databases of one server.  Faults are in t/010_moves.pl.
 SET client_min_messages = warning;
+CREATE EXTENSION IF NOT EXISTS dbscale CASCADE;
 SELECT count(*) FROM (SELECT dbscale.add_local_node('move_a'), dbscale.add_local_node('move_b'), dbscale.add_local_node('move_c')) n;
 
 CREATE TABLE countries (code text PRIMARY KEY);
@@ -133,6 +134,7 @@ ROLLBACK;
 SELECT node = :'notes_at' AS stays, (SELECT count(*) FROM notes) FROM dbscale.shards WHERE relation = 'notes'::regclass AND shard = 0;
 SELECT dbscale.move_shard('notes', 0, 'move_c', 'blocking');
 SELECT node, (SELECT count(*) FROM notes) FROM dbscale.shards WHERE relation = 'notes'::regclass AND shard = 0;
+CALL clean_up();
 SELECT dbscale.move_shard('people', 1, 'move_c', 'blocking');
 SELECT rows FROM differences;
 SELECT * FROM dbscale.check();
