@@ -356,7 +356,7 @@ is_clean('after waiting for writers');
 	is($err, '', 'a shard moves to a node of an ordinary role');
 	($rc, undef, $err) = $db->try("SELECT dbscale.move_shard('wide', 0, 'svc2')");
 	like($err, qr/55000.*cannot be moved online.*\n.*may not replicate/, 'from there it may not, unless the role may replicate');
-	$db->node(1)->safe_psql('postgres', 'ALTER ROLE svc REPLICATION');
+	$db->node($_)->safe_psql('postgres', 'ALTER ROLE svc REPLICATION') foreach 1, 2;
 	my $before = rows_of('wide');
 	(undef, undef, $err) = while_waiting('move_caught_up', "SELECT dbscale.move_shard('wide', 0, 'svc2')",
 		sub { $db->sql("UPDATE wide SET small = 'moved' WHERE k < 10"); $before = rows_of('wide'); });
@@ -366,11 +366,75 @@ is_clean('after waiting for writers');
 	is_clean('with an ordinary role');
 }
 
-# 11. drain_node, and back by single moves.
+# 11. Two at a time, the third waits; not the same shard twice.
+{
+	$db->sql('DELETE FROM dbscale.job WHERE parent IS NULL AND kind = \'move\'');
+	my @movers;
+	set_point('move_copied=wait');
+	$db->coordinator->reload;
+	my @to = map { elsewhere($_) } 0 .. 2;
+	push @movers, $db->start("SELECT dbscale.move_shard('counters', 0, '$to[0]')");
+	$db->wait_for_point('move_copied');
+	like(($db->try("SELECT dbscale.move_shard('items', 0, '$to[0]')"))[2], qr/55006/, 'a shard is moved once at a time');
+	push @movers, $db->start("SELECT dbscale.move_shard('counters', $_, '$to[$_]')") for 1, 2;
+	usleep 1_500_000;
+	is($db->sql("SELECT count(*) FROM dbscale.jobs WHERE state = 'running'"), '2', 'dbscale.max_moves run');
+	set_point('');
+	$db->coordinator->reload;
+	$db->wait_until('all have moved', sub { $db->release_point('move_copied'); $db->sql("SELECT count(*) FROM dbscale.jobs WHERE kind = 'move' AND state = 'done'") eq '3' }, 60);
+	is(($db->finish($_))[2], '', 'each succeeds') foreach @movers;
+	is(join(' ', map { place($_) } 0 .. 2), "@to", 'all shards are there');
+	is_clean('after moves at the same time');
+}
+
+# 12. A caller that is terminated takes the move with it.
+{
+	my $at = place(0);
+	set_point('move_caught_up=wait');
+	$db->coordinator->reload;
+	my $mover = $db->start("SELECT dbscale.move_shard('counters', 0, '" . elsewhere(0) . "')");
+	$db->wait_for_point('move_caught_up');
+	set_point('');
+	$db->coordinator->reload;
+	$db->sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE '%move_shard%' AND pid <> pg_backend_pid()");
+	$db->finish($mover);
+	$db->release_point('move_caught_up');
+	move_to_end(0, $at, 'the caller is gone');
+	is(place(0), $at, 'the caller is gone: the shard stays');
+	is_clean('after the caller was terminated');
+}
+
+# 13. Limits: how fast the copy is, and how much log the source may keep.
+{
+	my ($to) = grep { $_ ne $wide_at->() } @nodes;
+	$db->sql("INSERT INTO wide SELECT 2, i, repeat(md5(i::text), 300) FROM generate_series(1, 300) i");
+	$db->coordinator->append_conf('postgresql.conf', 'dbscale.move_rate_limit = 1');
+	$db->coordinator->reload;
+	my $start = time();
+	$db->sql("SELECT dbscale.move_shard('wide', 0, '$to')");
+	cmp_ok(time() - $start, '>', 2.5, 'three megabytes at one a second');
+	$db->coordinator->append_conf('postgresql.conf', "dbscale.move_rate_limit = 0\ndbscale.max_move_lag = 16MB");
+	$db->coordinator->reload;
+	my ($source) = map { $db->node($_) } $to =~ /(\d)/;
+	($to) = grep { $_ ne $to } @nodes;
+	my (undef, undef, $err) = while_waiting('move_slot_created', "SELECT dbscale.move_shard('wide', 0, '$to')", sub {
+		foreach (1 .. 3) { $source->safe_psql('postgres', "SELECT pg_logical_emit_message(true, 'x', 'x')"); $source->safe_psql('postgres', 'SELECT pg_switch_wal()'); }
+	});
+	like($err, qr/53400.*keeps node/, 'a move that keeps too much of the log is given up');
+	is_clean('after the limits');
+}
+
+# 14. drain_node, and the balance restored.
 my $job = $db->sql("SELECT dbscale.drain_node('n1')");
 is($db->sql("SELECT dbscale.wait_job($job, '60s')"), 'done', 'the node is drained');
 is($db->sql("SELECT count(*) FROM dbscale.shards WHERE node = 'n1'"), '0', 'and holds no shard');
 is_clean('after drain_node');
+$db->sql("SELECT dbscale.enable_node('n1')");
+$job = $db->sql("SELECT dbscale.rebalance('shards')");
+is($db->sql("SELECT dbscale.wait_job($job, '60s')"), 'done', 'rebalance is done');
+cmp_ok($db->sql("SELECT count(*) FROM dbscale.shards WHERE node = 'n1'"), '>', '0', 'the node has shards again');
+is($db->sql("SELECT count(*) FROM dbscale.rebalance_plan('shards')"), '0', 'and there is nothing left to move');
+is_clean('after rebalance');
 
 $db->coordinator->stop;
 done_testing();

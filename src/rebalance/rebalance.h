@@ -24,6 +24,8 @@ extern void dbscale_rebalance_run_job(void);
  */
 extern void dbscale_jobs_look_after(void);
 extern void dbscale_jobs_start_waiting(void);
+/* dbscale.auto_rebalance: a job, if one is due; to be called about once a minute. */
+extern void dbscale_jobs_rebalance_if_due(void);
 
 typedef struct CleanupRecord
 {

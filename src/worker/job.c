@@ -51,6 +51,18 @@ start_waiting(void *arg)
 	dbscale_jobs_start_waiting();
 }
 
+static void
+rebalance_if_due(void *arg)
+{
+	dbscale_jobs_rebalance_if_due();
+}
+
+void
+dbscale_rebalance_task(void)
+{
+	dbscale_maintenance_attempt("rebalancing", "all nodes", rebalance_if_due, NULL);
+}
+
 void
 dbscale_jobs_task(void)
 {

@@ -63,6 +63,7 @@ extern void dbscale_premake_task(void);
 extern void dbscale_deadlock_task(void);
 extern void dbscale_jobs_task(void);
 extern void dbscale_cleanup_task(void);
+extern void dbscale_rebalance_task(void);
 
 /* Settings made for users of the database must not change what workers do. */
 extern void dbscale_worker_session_defaults(void);
