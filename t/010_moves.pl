@@ -317,6 +317,20 @@ foreach my $case ([ 'a write', "UPDATE counters SET n = n WHERE id = %d" ], [ 'a
 }
 is_clean('after waiting for writers');
 
+# Who comes to lock a row while the cut-over has its locks gets it where the row is then.
+{
+	my $here = $db->sql("SELECT min(i) FROM generate_series(1, $ids) i WHERE dbscale.shard_for('counters', i) = 0");
+	my $locker;
+	my (undef, undef, $err) = while_waiting('move_source_locked', "SELECT dbscale.move_shard('counters', 0, '" . elsewhere(0) . "')", sub {
+		$locker = $db->start("BEGIN; SELECT n FROM counters WHERE id = $here FOR UPDATE;\nSELECT pg_sleep(2.5);\nCOMMIT;\n");
+		usleep 500_000;
+	});
+	is($err, '', 'a move while somebody comes to lock a row');
+	$db->wait_until('the row is locked', sub { $db->sql("SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(2.5)%' AND pid <> pg_backend_pid()") });
+	like(($db->try("SELECT n FROM counters WHERE id = $here FOR UPDATE NOWAIT"))[2], qr/55P03/, 'the lock is on the row that others find');
+	$db->finish($locker);
+}
+
 # 8. A transaction that is committed, but not yet on the node: its rows move too.
 {
 	my $target = elsewhere(0);

@@ -317,6 +317,7 @@ switch_now(Move *move, volatile bool *keys_made)
 	lock_here(move);
 	DEBUG_POINT("move_locked");
 	lock_source(move);
+	DEBUG_POINT("move_source_locked");
 	(void) apply_up_to_mark(move->apply);
 	*keys_made = make_foreign_keys(move);
 	switch_catalog(move);
