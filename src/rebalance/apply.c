@@ -145,8 +145,7 @@ open_batch(Apply *apply)
 
 	if (apply->target != NULL)
 		return;
-	move_begin(apply->move);
-	apply->target = move_connection(&apply->move->target, REMOTE_WRITE);
+	apply->target = move_write_target(apply->move);
 	MemoryContextSwitchTo(caller);
 	dbscale_remote_queue_command(apply->target, "SET CONSTRAINTS ALL DEFERRED");
 	apply->rows = 0;
@@ -429,6 +428,9 @@ take_message(Apply *apply, const char *data, int length)
 	else
 		taken = apply_change(apply, pgoutput_parse(data + header, length - header));
 	MemoryContextSwitchTo(caller);
+	/* a transaction of millions of rows is not to be kept in memory */
+	if (apply->statements == NIL)
+		MemoryContextReset(apply->batch);
 	return taken;
 }
 

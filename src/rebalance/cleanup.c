@@ -45,6 +45,8 @@ DBSCALE_FUNCTION(dbscale_run_cleanup);
 static void
 insert_record(const Move *move, const char *node, const char *kind, const char *name, const char *after)
 {
+	/* before the object is made, and with the switch: see move.c */
+	ForceSyncCommit();
 	if (dbscale_ddl_execute_as_owner(psprintf("INSERT INTO dbscale.cleanup (node, kind, name, job, after_xid)"
 											  " VALUES (%s, %s, %s, " INT64_FORMAT ", %s) ON CONFLICT DO NOTHING",
 											  quote_literal_cstr(node), quote_literal_cstr(kind),

@@ -102,8 +102,7 @@ copy_piece(Move *move, MoveMember *member, Pace *pace)
 	int			length;
 	bool		more = false;
 
-	move_begin(move);
-	target = move_connection(&move->target, REMOTE_WRITE);
+	target = move_write_target(move);
 	dbscale_remote_copy_begin(target, psprintf("COPY %s (%s) FROM STDIN", member->table, member->columns),
 							  member->stored);
 	while (pace->bytes - start < PIECE && (more = dbscale_stream_copy_row(move->stream, &data, &length)))

@@ -99,6 +99,8 @@ extern void move_commit(Move *move);
 /* A session apart, opened outside a transaction; and the connection of the current one. */
 extern RemoteStream *move_open_stream(Move *move, const MoveNode *node, bool replication);
 extern RemoteConnection *move_connection(const MoveNode *node, RemoteUse use);
+/* Begins a transaction that writes the copy: the connection. */
+extern RemoteConnection *move_write_target(Move *move);
 /* The group as it is now; an error if the shard is not on the source any more. */
 extern char *move_definition(const Move *move);
 extern void move_online(Move *move);

@@ -28,6 +28,10 @@
  *	   a record can not be made while there is one of that name.  So no record is left
  *	   that speaks of another object of the same name, made later.
  *
+ *	4. What the argument needs to be on disk is there before anybody acts on it: the
+ *	   records and the switch are committed synchronously here, whatever
+ *	   synchronous_commit says, and so is the copy on the target (move_write_target).
+ *
  * DDL on the tables is not kept waiting by a move, which may take hours, but makes it
  * begin again: the cut-over compares the definitions of the tables, under a lock that
  * DDL conflicts with, with those at the start.
@@ -83,6 +87,23 @@ move_open_stream(Move *move, const MoveNode *node, bool replication)
 	stream = dbscale_stream_open(node->serverid, node->userid, replication);
 	move_commit(move);
 	return stream;
+}
+
+/*
+ * A transaction that writes the copy.  From the switch on the target's tables are the
+ * shard, whose rows were safe on the source's disk: so they have to be on the target's,
+ * also where it commits asynchronously by default.
+ */
+RemoteConnection *
+move_write_target(Move *move)
+{
+	RemoteConnection *target;
+
+	move_begin(move);
+	target = move_connection(&move->target, REMOTE_WRITE);
+	dbscale_remote_queue_command(target, "SELECT pg_catalog.set_config('synchronous_commit', 'on', true)"
+								 " WHERE pg_catalog.current_setting('synchronous_commit') = 'off'");
+	return target;
 }
 
 RemoteConnection *
