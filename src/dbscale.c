@@ -9,6 +9,7 @@
 #include "catalog/metadata.h"
 #include "catalog/progress.h"
 #include "catalog/traffic.h"
+#include "counter/counter.h"
 #include "ddl/ddl.h"
 #include "executor/wrapper.h"
 #include "planner/planner.h"
@@ -41,6 +42,9 @@ _PG_init(void)
 	dbscale_planner_init();
 	dbscale_executor_init();
 	dbscale_utility_init();
+	dbscale_counter_init();
+	dbscale_ddl_check_hook = dbscale_counter_check_command;
+	dbscale_ddl_shard_sql_hook = dbscale_counter_shard_sql;
 	dbscale_rebalance_init();
 	dbscale_worker_init();
 }

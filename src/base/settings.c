@@ -8,6 +8,7 @@
 int			dbscale_commit_timeout = 10000;
 int			dbscale_connect_timeout = 10;
 int			dbscale_copy_buffer_size = 256;
+int			dbscale_counter_fold_interval = 200;
 int			dbscale_deadlock_interval = 1000;
 int			dbscale_idle_connection_timeout = 600;
 int			dbscale_max_counted_shards = 8192;
@@ -53,6 +54,9 @@ static const IntSetting int_settings[] = {
 	{"dbscale.copy_buffer_size",
 		"Memory for the rows of one shard before they are sent, by COPY and INSERT.",
 		&dbscale_copy_buffer_size, 256, 8, 65536, PGC_USERSET, GUC_UNIT_KB},
+	{"dbscale.counter_fold_interval",
+		"How often the maintenance worker folds what buffered counters have pending (0: never).",
+		&dbscale_counter_fold_interval, 200, 0, 3600000, PGC_SIGHUP, GUC_UNIT_MS},
 	{"dbscale.deadlock_interval",
 		"How often the maintenance worker looks for deadlocks between nodes (0: never).",
 		&dbscale_deadlock_interval, 1000, 0, 3600000, PGC_SIGHUP, GUC_UNIT_MS},

@@ -130,12 +130,25 @@ copy_between_nodes(const KeyMove *move, const DistributedTable *member)
 								   dbscale_ddl_shard_table_name(member, move->target->number), columns));
 }
 
+/* The triggers that keep counters are quiet meanwhile: these move with their rows. */
+static void
+set_moving(const KeyMove *move, bool moving)
+{
+	const char *sql = psprintf("SET LOCAL dbscale_shards.moving = '%s'", moving ? "on" : "");
+
+	(void) dbscale_remote_execute(connection_for(move->source->node), sql, REMOTE_NO_PARAMS, NULL);
+	if (move->target->node != move->source->node)
+		(void) dbscale_remote_execute(connection_for(move->target->node), sql, REMOTE_NO_PARAMS, NULL);
+}
+
 static void
 move_rows(const KeyMove *move)
 {
 	bool		same_node = move->source->node == move->target->node;
 
 	lock_source(move);
+	dbscale_ddl_run_shard_hook(move->table->group, move->source, true);
+	set_moving(move, true);
 	for (int i = 0; i < list_length(move->members); i++)
 	{
 		const DistributedTable *member = list_nth(move->members, i);
@@ -149,6 +162,7 @@ move_rows(const KeyMove *move)
 		(void) dbscale_remote_execute(connection_for(move->source->node),
 									  psprintf("DELETE %s", from_source(move, list_nth(move->members, i))),
 									  key_parameter(move), NULL);
+	set_moving(move, false);
 }
 
 /* An entry for a key that is at home would say nothing. */

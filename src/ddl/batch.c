@@ -1,8 +1,12 @@
 /*
  * batch.c
- *		Many commands on many nodes: all are sent before the first is awaited.
+ *		Many commands on many nodes: all are sent before the first is awaited.  And the
+ *		hooks of counter/.
  */
 #include "ddl/ddl.h"
+
+void		(*dbscale_ddl_check_hook) (Oid relid, const char *command) = NULL;
+List	   *(*dbscale_ddl_shard_sql_hook) (const TableGroup *group, const Shard *shard, bool leaving) = NULL;
 
 /* A node's results are read when so many commands are under way in all. */
 #define BATCH_LENGTH 512
@@ -34,4 +38,17 @@ dbscale_ddl_finish(List *batch)
 		dbscale_remote_close(stmt);
 	}
 	list_free(batch);
+}
+
+void
+dbscale_ddl_run_shard_hook(const TableGroup *group, const Shard *shard, bool leaving)
+{
+	List	   *batch = NIL;
+	ListCell   *lc;
+
+	if (dbscale_ddl_shard_sql_hook == NULL)
+		return;
+	foreach(lc, dbscale_ddl_shard_sql_hook(group, shard, leaving))
+		batch = dbscale_ddl_send(batch, shard->node, lfirst(lc), NULL);
+	dbscale_ddl_finish(batch);
 }

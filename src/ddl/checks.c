@@ -249,6 +249,8 @@ dbscale_ddl_open_for_command(Oid relid, const char *command)
 		aclcheck_error(ACLCHECK_NOT_OWNER, get_relkind_objtype(rel->rd_rel->relkind),
 					   RelationGetRelationName(rel));
 	CheckTableNotInUse(rel, command);
+	if (dbscale_ddl_check_hook)
+		dbscale_ddl_check_hook(relid, command);
 	return rel;
 }
 

@@ -161,6 +161,19 @@ extern void dbscale_ddl_undistribute_reference(const DistributedTable *table);
 /* Adds one shard (catalog row, node tables, foreign tables) to a range or list group. */
 extern int	dbscale_ddl_add_shard(Oid relation, const char *bounds_json, const char *node);
 
+/*
+ * What counter/, a peer, adds to our commands; dbscale.c puts it here (both may be NULL).
+ * check is called when a table has been opened for a command, before anything is done,
+ * and raises an error where the command does not go with the table's counters.  shard_sql
+ * returns commands (char *) for a shard's node: leaving, to be run when writers are shut
+ * out and before the rows are copied elsewhere; else, what a shard needs when its tables
+ * and rows are there.
+ */
+extern void (*dbscale_ddl_check_hook) (Oid relid, const char *command);
+extern List *(*dbscale_ddl_shard_sql_hook) (const TableGroup *group, const Shard *shard, bool leaving);
+/* Run these commands of shard_sql on the shard's node, in the current transaction. */
+extern void dbscale_ddl_run_shard_hook(const TableGroup *group, const Shard *shard, bool leaving);
+
 extern void dbscale_utility_init(void);	/* the ProcessUtility hook */
 
 #endif							/* DBSCALE_DDL_H */

@@ -52,6 +52,7 @@ static const int rebalance_interval = 60000;	/* a plan asks all nodes for sizes 
 
 static Task tasks[] = {
 	{"recovery", &dbscale_recovery_interval, recovery_task, 0},
+	{"counters", &dbscale_counter_fold_interval, dbscale_fold_task, 0},
 	{"premake", &dbscale_premake_interval, dbscale_premake_task, 0},
 	{"deadlock detection", &dbscale_deadlock_interval, dbscale_deadlock_task, 0},
 	{"jobs", &jobs_interval, dbscale_jobs_task, 0},

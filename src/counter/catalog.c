@@ -1,0 +1,232 @@
+/*
+ * catalog.c
+ *		dbscale.counter: reading and writing its rows.
+ *
+ * The table holds names of columns, because a dump and restore changes attribute
+ * numbers; the utility hook (hook.c) keeps them true when columns are renamed.
+ */
+#include "counter/internal.h"
+
+#include "catalog/pg_class.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/syscache.h"
+
+static const char *const aggregate_names[] = {
+	[COUNTER_COUNT] = "count",
+	[COUNTER_SUM] = "sum",
+	[COUNTER_MIN] = "min",
+	[COUNTER_MAX] = "max",
+};
+
+const char *
+dbscale_counter_aggregate_name(CounterAggregate aggregate)
+{
+	return aggregate_names[aggregate];
+}
+
+static CounterAggregate
+aggregate_by_name(const char *name)
+{
+	for (int i = 0; i < lengthof(aggregate_names); i++)
+		if (strcmp(name, aggregate_names[i]) == 0)
+			return i;
+	elog(ERROR, "unknown aggregate \"%s\" in dbscale.counter", name);
+}
+
+bool
+dbscale_counter_exists_any(void)
+{
+	return dbscale_counter_query("SELECT 1 FROM dbscale.counter LIMIT 1") != NULL;
+}
+
+Oid
+dbscale_counter_owner(Oid relid)
+{
+	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
+	Oid			owner;
+
+	if (!HeapTupleIsValid(tuple))
+		return InvalidOid;
+	owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
+	ReleaseSysCache(tuple);
+	return owner;
+}
+
+/* The first column of all rows: a list of char *. */
+static List *
+strings(const char *sql)
+{
+	List	   *list = NIL;
+	ListCell   *lc;
+
+	foreach(lc, dbscale_counter_query_rows(sql, NULL))
+		list = lappend(list, ((char **) lfirst(lc))[0]);
+	return list;
+}
+
+static List *
+key_columns(const char *counter, const char *which)
+{
+	return strings(psprintf("SELECT k FROM dbscale.counter, unnest(%s) WITH ORDINALITY u(k, n) WHERE counter = %s ORDER BY n",
+							which, quote_literal_cstr(counter)));
+}
+
+static char *
+column_type(Oid relid, const char *column)
+{
+	return dbscale_counter_query(psprintf("SELECT format_type(atttypid, atttypmod) FROM pg_attribute"
+										  " WHERE attrelid = %u AND attname = %s AND NOT attisdropped",
+										  relid, quote_literal_cstr(column)));
+}
+
+/* ARRAY['a', 'b']::name[] */
+char *
+dbscale_counter_name_array(List *names)
+{
+	StringInfoData sql;
+	ListCell   *lc;
+
+	initStringInfo(&sql);
+	appendStringInfoString(&sql, "ARRAY[");
+	foreach(lc, names)
+		appendStringInfo(&sql, "%s%s", foreach_current_index(lc) ? ", " : "", quote_literal_cstr(lfirst(lc)));
+	appendStringInfoString(&sql, "]::name[]");
+	return sql.data;
+}
+
+/*
+ * True when a foreign key over exactly the counter's columns is there, checked at the
+ * end of each statement: then there is no source row whose target was not there first.
+ */
+static bool
+has_foreign_key(const Counter *counter)
+{
+	CounterPlace *place = dbscale_counter_first_place(counter);
+
+	if (place == NULL)
+		return false;
+	return dbscale_counter_query_at(place,
+									psprintf("SELECT 1 FROM pg_catalog.pg_constraint c WHERE c.contype = 'f'"
+											 " AND c.conrelid = %s::pg_catalog.regclass AND c.confrelid = %s::pg_catalog.regclass"
+											 " AND c.convalidated AND NOT c.condeferrable"
+		/* 18 has foreign keys that are not enforced */
+											 " AND coalesce((pg_catalog.to_jsonb(c) ->> 'conenforced')::boolean, true)"
+											 " AND ARRAY(SELECT pg_catalog.quote_ident(a.attname) || '=' || pg_catalog.quote_ident(b.attname)"
+											 " FROM unnest(c.conkey, c.confkey) u(x, y)"
+											 " JOIN pg_catalog.pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = u.x"
+											 " JOIN pg_catalog.pg_attribute b ON b.attrelid = c.confrelid AND b.attnum = u.y ORDER BY 1)"
+											 " = ARRAY(SELECT pg_catalog.quote_ident(u.x) || '=' || pg_catalog.quote_ident(u.y)"
+											 " FROM unnest(%s, %s) u(x, y) ORDER BY 1) LIMIT 1",
+											 quote_literal_cstr(dbscale_counter_table_at(place, counter->source)),
+											 quote_literal_cstr(dbscale_counter_table_at(place, counter->target)),
+											 dbscale_counter_name_array(counter->source_key),
+											 dbscale_counter_name_array(counter->target_key))) != NULL;
+}
+
+void
+dbscale_counter_find_out(Counter *counter)
+{
+	counter->type = column_type(counter->target, counter->column);
+	counter->value_type = counter->value ? column_type(counter->source, counter->value) : NULL;
+	counter->has_foreign_key = has_foreign_key(counter);
+}
+
+static Counter *
+read_row(char **row)
+{
+	Counter    *counter = palloc0(sizeof(Counter));
+
+	counter->name = row[0];
+	counter->target = atooid(row[1]);
+	counter->column = row[2];
+	counter->source = atooid(row[3]);
+	counter->aggregate = aggregate_by_name(row[4]);
+	counter->value = row[5];
+	counter->filter = row[6];
+	counter->buffered = strcmp(row[7], "buffered") == 0;
+	counter->fingerprint = row[8];
+	counter->target_key = key_columns(counter->name, "target_key");
+	counter->source_key = key_columns(counter->name, "source_key");
+	return counter;
+}
+
+/*
+ * In the order of the targets' OIDs, which are the same for all sessions: triggers lock
+ * rows in that order.
+ */
+List *
+dbscale_counter_list_names(const char *condition)
+{
+	List	   *list = NIL;
+	ListCell   *lc;
+
+	foreach(lc, dbscale_counter_query_rows(
+				psprintf("SELECT counter, target::oid, target_column, source::oid, aggregate, value_column, filter, mode, fingerprint"
+						 " FROM dbscale.counter WHERE %s ORDER BY target::oid, counter", condition ? condition : "true"), NULL))
+		list = lappend(list, read_row(lfirst(lc)));
+	return list;
+}
+
+List *
+dbscale_counter_list(const char *condition)
+{
+	List	   *list = dbscale_counter_list_names(condition);
+	ListCell   *lc;
+
+	foreach(lc, list)
+	{
+		Counter    *counter = lfirst(lc);
+
+		/* a table that is being dropped is there no more */
+		if (get_rel_name(counter->target) && get_rel_name(counter->source))
+			dbscale_counter_find_out(counter);
+	}
+	return list;
+}
+
+Counter *
+dbscale_counter_get(const char *name, bool missing_ok)
+{
+	List	   *list = dbscale_counter_list(psprintf("counter = %s", quote_literal_cstr(name)));
+
+	if (list == NIL && !missing_ok)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("counter \"%s\" does not exist", name),
+				 errdetail("No counter of this database has that name."),
+				 errhint("The view dbscale.counters lists them.")));
+	return list ? linitial(list) : NULL;
+}
+
+List *
+dbscale_counters_of_source(Oid source)
+{
+	return dbscale_counter_list(psprintf("source = %u", source));
+}
+
+List *
+dbscale_counters_of_target(Oid target)
+{
+	return dbscale_counter_list(psprintf("target = %u", target));
+}
+
+static const char *
+literal_or_null(const char *value)
+{
+	return value ? quote_literal_cstr(value) : "NULL";
+}
+
+void
+dbscale_counter_insert(const Counter *counter)
+{
+	dbscale_counter_execute(psprintf("INSERT INTO dbscale.counter (counter, target, target_column, source, target_key, source_key,"
+									 " aggregate, value_column, filter, mode) VALUES (%s, %u, %s, %u, %s, %s, %s, %s, %s, %s)",
+									 quote_literal_cstr(counter->name), counter->target, quote_literal_cstr(counter->column),
+									 counter->source, dbscale_counter_name_array(counter->target_key),
+									 dbscale_counter_name_array(counter->source_key),
+									 quote_literal_cstr(aggregate_names[counter->aggregate]),
+									 literal_or_null(counter->value), literal_or_null(counter->filter),
+									 counter->buffered ? "'buffered'" : "'sync'"));
+}

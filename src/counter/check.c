@@ -1,0 +1,457 @@
+/*
+ * check.c
+ *		Whether a counter can be kept: every error of create_counter, before anything
+ *		is changed.  The same is asked again after DDL on one of its tables (hook.c).
+ *
+ * What is refused, and why it cannot be exact:
+ *
+ * 1. Sums of floating point numbers: (a + b) - b is not always a.
+ * 2. min and max in buffered mode: when the extreme is taken away, the next one is
+ *	  found among the source's rows, not in deltas.
+ * 3. Filters that are not immutable: a row would be counted by one answer and
+ *	  subtracted by another.  Filters with functions that are not built in: a node may
+ *	  not have them, and their owner may replace them.
+ * 4. Tables that are read or written past their triggers: foreign tables, views,
+ *	  partitions and tables with inheritance; a target under FORCE ROW LEVEL SECURITY.
+ */
+#include "counter/internal.h"
+
+#include "access/genam.h"
+#include "access/table.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_inherits.h"
+#include "catalog/pg_type.h"
+#include "nodes/nodeFuncs.h"
+#include "optimizer/optimizer.h"
+#include "parser/parse_coerce.h"
+#include "parser/parse_collate.h"
+#include "parser/parse_expr.h"
+#include "parser/parse_relation.h"
+#include "parser/parser.h"
+#include "planner/ship.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/ruleutils.h"
+#include "utils/syscache.h"
+#include "utils/typcache.h"
+
+static void refuse(const Counter *counter, int code, const char *detail, const char *hint) __attribute__((noreturn));
+
+/* The error they share; detail and hint are sentences.  A counter with a name is there already: DDL does not suit it. */
+static void
+refuse(const Counter *counter, int code, const char *detail, const char *hint)
+{
+	ereport(ERROR,
+			(errcode(code),
+			 errmsg("cannot keep column \"%s\" of table \"%s\" as a counter", counter->column, get_rel_name(counter->target)),
+			 errdetail("%s", detail),
+			 counter->name ? errhint("Use dbscale.drop_counter('%s') first.", counter->name) : errhint("%s", hint)));
+}
+
+static void
+check_table(const Counter *counter, Oid relid)
+{
+	Relation	rel = table_open(relid, AccessShareLock);
+	const char *name = RelationGetRelationName(rel);
+	const DistributedTable *table = dbscale_catalog_table(relid);
+	bool		distributed = table != NULL && !table->is_reference;
+
+	if (rel->rd_rel->relkind != RELKIND_RELATION && !distributed)
+		refuse(counter, ERRCODE_WRONG_OBJECT_TYPE, psprintf("\"%s\" is not an ordinary or a distributed table.", name),
+			   "Name a table made by CREATE TABLE.");
+	if (rel->rd_rel->relpersistence != RELPERSISTENCE_PERMANENT)
+		refuse(counter, ERRCODE_WRONG_OBJECT_TYPE, psprintf("Table \"%s\" is temporary or unlogged.", name),
+			   "Only permanent tables can have counters.");
+	if (relid < FirstNormalObjectId || strcmp(get_namespace_name(RelationGetNamespace(rel)), DBSCALE_SCHEMA) == 0 ||
+		strcmp(get_namespace_name(RelationGetNamespace(rel)), DBSCALE_SHARDS_SCHEMA) == 0)
+		refuse(counter, ERRCODE_WRONG_OBJECT_TYPE, psprintf("Table \"%s\" belongs to the system.", name),
+			   "Only tables of users can have counters.");
+	if (!distributed && (rel->rd_rel->relispartition || has_superclass(relid) || find_inheritance_children(relid, NoLock) != NIL))
+		refuse(counter, ERRCODE_FEATURE_NOT_SUPPORTED,
+			   psprintf("Table \"%s\" takes part in inheritance; its rows can be written through another table.", name),
+			   "Use a table without parents and children.");
+	if (!distributed && rel->rd_rel->relforcerowsecurity)
+		refuse(counter, ERRCODE_FEATURE_NOT_SUPPORTED,
+			   psprintf("Table \"%s\" has forced row level security, which would hide rows from the counter.", name),
+			   "Use ALTER TABLE ... NO FORCE ROW LEVEL SECURITY.");
+	table_close(rel, NoLock);
+}
+
+/* By hand or by an ALTER TABLE ... OWNER TO later: the target's owner writes it, and may have to read the source. */
+static void
+check_owners(const Counter *counter)
+{
+	const DistributedTable *table = dbscale_catalog_table(counter->target);
+
+	if ((table != NULL && !table->is_reference) ||
+		pg_class_aclcheck(counter->source, dbscale_counter_owner(counter->target), ACL_SELECT) == ACLCHECK_OK)
+		return;
+	refuse(counter, ERRCODE_INSUFFICIENT_PRIVILEGE,
+		   psprintf("The owner of table \"%s\" may not read table \"%s\".", get_rel_name(counter->target), get_rel_name(counter->source)),
+		   "Give both tables to one owner, or grant SELECT.");
+}
+
+static Form_pg_attribute
+column_of(const Counter *counter, Oid relid, const char *name)
+{
+	HeapTuple	tuple = SearchSysCacheAttName(relid, name);
+	Form_pg_attribute copy;
+
+	if (!HeapTupleIsValid(tuple) || ((Form_pg_attribute) GETSTRUCT(tuple))->attnum < 0)
+		refuse(counter, ERRCODE_UNDEFINED_COLUMN, psprintf("Table \"%s\" has no column \"%s\".", get_rel_name(relid), name),
+			   "Name one of the table's columns.");
+	copy = palloc(ATTRIBUTE_FIXED_PART_SIZE);
+	memcpy(copy, GETSTRUCT(tuple), ATTRIBUTE_FIXED_PART_SIZE);
+	ReleaseSysCache(tuple);
+	return copy;
+}
+
+/* ---- keys ---- */
+
+static void
+check_key_pair(const Counter *counter, const char *target_name, const char *source_name)
+{
+	Form_pg_attribute target = column_of(counter, counter->target, target_name);
+	Form_pg_attribute source = column_of(counter, counter->source, source_name);
+	TypeCacheEntry *type = lookup_type_cache(target->atttypid, TYPECACHE_EQ_OPR | TYPECACHE_HASH_PROC | TYPECACHE_LT_OPR);
+
+	if (target->atttypid != source->atttypid)
+		refuse(counter, ERRCODE_DATATYPE_MISMATCH,
+			   psprintf("Key column \"%s\" has type %s, and \"%s\" has type %s.", target_name, format_type_be(target->atttypid),
+						source_name, format_type_be(source->atttypid)),
+			   "Give the columns one type.");
+	if (target->attcollation != source->attcollation)
+		refuse(counter, ERRCODE_COLLATION_MISMATCH,
+			   psprintf("Key columns \"%s\" and \"%s\" have different collations.", target_name, source_name),
+			   "Give the columns one collation.");
+	if ((OidIsValid(target->attcollation) && target->attcollation != get_typcollation(target->atttypid)) ||
+		!OidIsValid(type->hash_proc) || !OidIsValid(type->lt_opr) || !OidIsValid(type->eq_opr) ||
+		!dbscale_ship_is_builtin(type->eq_opr))
+		refuse(counter, ERRCODE_FEATURE_NOT_SUPPORTED,
+			   psprintf("The type or collation of key column \"%s\" has no built-in comparison.", target_name),
+			   "Use keys of a built-in type with the default collation.");
+}
+
+static bool
+index_is_on(Relation index, Relation rel, List *names)
+{
+	Form_pg_index form = index->rd_index;
+
+	if (!form->indisunique || !form->indisvalid || !form->indimmediate || RelationGetIndexPredicate(index) != NIL ||
+		form->indnkeyatts != list_length(names))
+		return false;
+	for (int i = 0; i < form->indnkeyatts; i++)
+	{
+		ListCell   *lc;
+		bool		found = false;
+
+		foreach(lc, names)
+			found |= form->indkey.values[i] != 0 && get_attnum(RelationGetRelid(rel), lfirst(lc)) == form->indkey.values[i];
+		if (!found)
+			return false;
+	}
+	return true;
+}
+
+static void
+check_unique(const Counter *counter)
+{
+	Relation	rel = table_open(counter->target, AccessShareLock);
+	bool		unique = false;
+	ListCell   *lc;
+
+	foreach(lc, RelationGetIndexList(rel))
+	{
+		Relation	index = index_open(lfirst_oid(lc), AccessShareLock);
+
+		unique |= index_is_on(index, rel, counter->target_key);
+		index_close(index, AccessShareLock);
+	}
+	table_close(rel, NoLock);
+	if (!unique)
+		refuse(counter, ERRCODE_INVALID_FOREIGN_KEY,
+			   psprintf("Table \"%s\" has no unique index on exactly (%s).", get_rel_name(counter->target),
+						dbscale_counter_list_columns(counter->target_key, "")),
+			   "Name the columns of its primary key or of a unique constraint that is not deferrable.");
+}
+
+static bool
+has_duplicate(List *names)
+{
+	for (int i = 0; i < list_length(names); i++)
+		for (int j = 0; j < i; j++)
+			if (strcmp(list_nth(names, i), list_nth(names, j)) == 0)
+				return true;
+	return false;
+}
+
+static void
+check_keys(const Counter *counter)
+{
+	ListCell   *lt;
+	ListCell   *ls;
+
+	if (list_length(counter->target_key) != list_length(counter->source_key))
+		refuse(counter, ERRCODE_INVALID_PARAMETER_VALUE,
+			   psprintf("target_key has %d columns, and source_key has %d.", list_length(counter->target_key), list_length(counter->source_key)),
+			   "Give the columns of both in the same order.");
+	if (has_duplicate(counter->target_key) || has_duplicate(counter->source_key))
+		refuse(counter, ERRCODE_INVALID_PARAMETER_VALUE, "A key names a column twice.", "Name each column once.");
+	forboth(lt, counter->target_key, ls, counter->source_key)
+	{
+		check_key_pair(counter, lfirst(lt), lfirst(ls));
+		if (strcmp(lfirst(lt), counter->column) == 0)
+			refuse(counter, ERRCODE_INVALID_PARAMETER_VALUE, "It is part of the target's key.", "Use another column.");
+	}
+	check_unique(counter);
+}
+
+/* ---- the column and its values ---- */
+
+static bool
+is_integer(Oid type)
+{
+	return type == INT2OID || type == INT4OID || type == INT8OID;
+}
+
+static bool
+has_scale(Form_pg_attribute column)
+{
+	return column->atttypid == NUMERICOID && column->atttypmod >= 0;
+}
+
+/* Digits behind the point that a numeric column keeps. */
+static int
+scale_of(Form_pg_attribute column)
+{
+	int			typmod = column->atttypmod - VARHDRSZ;
+
+	return ((typmod & 0x7ff) ^ 1024) - 1024;
+}
+
+static void
+check_sum(const Counter *counter, Form_pg_attribute column, Form_pg_attribute value)
+{
+	if (value->atttypid == FLOAT4OID || value->atttypid == FLOAT8OID)
+		refuse(counter, ERRCODE_FEATURE_NOT_SUPPORTED,
+			   psprintf("Sums of column \"%s\", of type %s, would drift: what is added cannot be subtracted exactly.",
+						counter->value, format_type_be(value->atttypid)),
+			   "Use an integer or numeric column.");
+	if (!is_integer(value->atttypid) && value->atttypid != NUMERICOID)
+		refuse(counter, ERRCODE_DATATYPE_MISMATCH,
+			   psprintf("Column \"%s\" has type %s, which has no exact sums.", counter->value, format_type_be(value->atttypid)),
+			   "Use an integer or numeric column.");
+	if (value->atttypid == NUMERICOID &&
+		(column->atttypid != NUMERICOID ||
+		 (has_scale(column) && (!has_scale(value) || scale_of(value) > scale_of(column)))))
+		refuse(counter, ERRCODE_DATATYPE_MISMATCH,
+			   psprintf("Its type would round sums of column \"%s\".", counter->value),
+			   "Make it numeric, without a scale or with one that is large enough.");
+}
+
+static bool
+is_ordered_type(Oid type)
+{
+	static const Oid types[] = {
+		INT2OID, INT4OID, INT8OID, NUMERICOID, FLOAT4OID, FLOAT8OID, DATEOID, TIMEOID, TIMESTAMPOID, TIMESTAMPTZOID
+	};
+
+	for (int i = 0; i < lengthof(types); i++)
+		if (types[i] == type)
+			return true;
+	return false;
+}
+
+static void
+check_extreme(const Counter *counter, Form_pg_attribute column, Form_pg_attribute value)
+{
+	if (counter->buffered)
+		refuse(counter, ERRCODE_FEATURE_NOT_SUPPORTED,
+			   "min and max cannot be buffered: when the extreme is taken away, the next is found only among the source's rows.",
+			   "Use mode 'sync'.");
+	if (!is_ordered_type(value->atttypid))
+		refuse(counter, ERRCODE_DATATYPE_MISMATCH,
+			   psprintf("Column \"%s\" has type %s; min and max are kept of numbers, dates and times.",
+						counter->value, format_type_be(value->atttypid)),
+			   "Use another column.");
+	if (column->atttypid != value->atttypid || (column->atttypmod >= 0 && column->atttypmod != value->atttypmod))
+		refuse(counter, ERRCODE_DATATYPE_MISMATCH,
+			   psprintf("It has another type than column \"%s\", which is %s.", counter->value,
+						format_type_with_typemod(value->atttypid, value->atttypmod)),
+			   "Give it the same type.");
+	if (column->attnotnull)
+		refuse(counter, ERRCODE_DATATYPE_MISMATCH, "It is NOT NULL, and a row without source rows has no min or max.",
+			   "Use ALTER TABLE ... ALTER COLUMN ... DROP NOT NULL.");
+}
+
+static void
+check_value(const Counter *counter)
+{
+	Form_pg_attribute column = column_of(counter, counter->target, counter->column);
+	Form_pg_attribute value = counter->value ? column_of(counter, counter->source, counter->value) : NULL;
+
+	if (column->attgenerated || column->attidentity)
+		refuse(counter, ERRCODE_INVALID_PARAMETER_VALUE, "It is a generated or identity column.", "Use an ordinary column.");
+	if (value == NULL && counter->aggregate != COUNTER_COUNT)
+		refuse(counter, ERRCODE_INVALID_PARAMETER_VALUE,
+			   psprintf("Aggregate %s needs a value column.", dbscale_counter_aggregate_name(counter->aggregate)),
+			   "Give value_column.");
+	if (dbscale_counter_is_extreme(counter))
+	{
+		check_extreme(counter, column, value);
+		return;
+	}
+	if ((!is_integer(column->atttypid) && column->atttypid != NUMERICOID) || (has_scale(column) && scale_of(column) < 0))
+		refuse(counter, ERRCODE_DATATYPE_MISMATCH,
+			   psprintf("It has type %s; a %s is kept in an integer or numeric column.",
+						format_type_with_typemod(column->atttypid, column->atttypmod),
+						dbscale_counter_aggregate_name(counter->aggregate)),
+			   "Use a column of type bigint.");
+	if (counter->aggregate == COUNTER_SUM)
+		check_sum(counter, column, value);
+}
+
+/* ---- the filter ---- */
+
+static bool
+is_foreign_function(Oid function, void *context)
+{
+	return !dbscale_ship_is_builtin(function);
+}
+
+/* What a filter must not have, though CHECK constraints may. */
+static bool
+find_unsuitable(Node *node, const char **what)
+{
+	if (node == NULL)
+		return false;
+	if (IsA(node, Var) && ((Var *) node)->varattno <= 0)
+	{
+		*what = "It refers to a whole row or a system column.";
+		return true;
+	}
+	if (check_functions_in_node(node, is_foreign_function, NULL))
+	{
+		*what = "It uses a function or operator that is not built in.";
+		return true;
+	}
+	return expression_tree_walker(node, find_unsuitable, (void *) what);
+}
+
+/* The expression alone, as the parser makes it; anything that is more than one is an error. */
+static Node *
+parse_filter(const char *filter)
+{
+	List	   *parsed = raw_parser(psprintf("SELECT (%s\n)", filter), RAW_PARSE_DEFAULT);
+	SelectStmt *select;
+
+	if (list_length(parsed) == 1)
+	{
+		select = (SelectStmt *) linitial_node(RawStmt, parsed)->stmt;
+		if (IsA(select, SelectStmt) && list_length(select->targetList) == 1 && select->fromClause == NIL &&
+			select->whereClause == NULL && select->groupClause == NIL && select->havingClause == NULL &&
+			select->windowClause == NIL && select->sortClause == NIL && select->limitCount == NULL &&
+			select->limitOffset == NULL && select->lockingClause == NIL && select->withClause == NULL &&
+			select->distinctClause == NIL && select->intoClause == NULL && select->op == SETOP_NONE &&
+			linitial_node(ResTarget, select->targetList)->name == NULL)
+			return linitial_node(ResTarget, select->targetList)->val;
+	}
+	ereport(ERROR,
+			(errcode(ERRCODE_SYNTAX_ERROR),
+			 errmsg("the filter of a counter must be one expression"),
+			 errdetail("It is \"%s\".", filter),
+			 errhint("Give a condition on columns of the source, such as 'published AND NOT deleted'.")));
+}
+
+Node *
+dbscale_counter_parse_filter(Oid source, const char *filter)
+{
+	Relation	rel = table_open(source, AccessShareLock);
+	ParseState *pstate = make_parsestate(NULL);
+	ParseNamespaceItem *item = addRangeTableEntryForRelation(pstate, rel, AccessShareLock, NULL, false, true);
+	const char *what = NULL;
+	Node	   *expression;
+
+	addNSItemToQuery(pstate, item, true, true, true);
+	expression = transformExpr(pstate, parse_filter(filter), EXPR_KIND_CHECK_CONSTRAINT);
+	expression = coerce_to_boolean(pstate, expression, "a counter's filter");
+	assign_expr_collations(pstate, expression);
+	if (contain_mutable_functions(expression))
+		what = "It is not immutable: a row could be counted by one answer and subtracted by another.";
+	else
+		(void) find_unsuitable(expression, &what);
+	if (what)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_OBJECT_DEFINITION),
+				 errmsg("the filter of a counter cannot be \"%s\"", filter),
+				 errdetail("%s", what),
+				 errhint("Use built-in immutable functions and operators on columns of table \"%s\".", RelationGetRelationName(rel))));
+	table_close(rel, NoLock);
+	return expression;
+}
+
+/* So that it means the same in every session. */
+char *
+dbscale_counter_print_filter(Oid source, Node *expression)
+{
+	int			level = dbscale_counter_safe_session();
+	char	   *text = deparse_expression(expression, deparse_context_for(get_rel_name(source), source), false, false);
+
+	AtEOXact_GUC(true, level);
+	return text;
+}
+
+/* ---- where the tables are ---- */
+
+static bool
+keys_correspond(const Counter *counter, const DistributedTable *target, const DistributedTable *source)
+{
+	char	   *target_column = get_attname(target->relid, target->key_attno, false);
+	char	   *source_column = get_attname(source->relid, source->key_attno, false);
+	ListCell   *lt;
+	ListCell   *ls;
+
+	forboth(lt, counter->target_key, ls, counter->source_key)
+		if (strcmp(lfirst(lt), target_column) == 0 && strcmp(lfirst(ls), source_column) == 0)
+			return true;
+	return false;
+}
+
+static void
+check_placement(const Counter *counter)
+{
+	const DistributedTable *target = dbscale_catalog_table(counter->target);
+	const DistributedTable *source = dbscale_catalog_table(counter->source);
+	bool		target_here = target == NULL || target->is_reference;
+	bool		source_here = source == NULL || source->is_reference;
+	const char *reason;
+
+	if (target_here && source_here)
+		return;
+	if (!target_here && !source_here && target->group->id == source->group->id && keys_correspond(counter, target, source))
+		return;
+	if (target_here != source_here)
+		reason = "One of the tables is distributed, and the other is not.";
+	else if (target->group->id != source->group->id)
+		reason = "The tables are not colocated.";
+	else
+		reason = "The keys do not contain the shard keys of both tables, in the same place.";
+	refuse(counter, ERRCODE_FEATURE_NOT_SUPPORTED, reason,
+		   "Distribute both tables colocated, and name their shard keys in target_key and source_key.");
+}
+
+void
+dbscale_counter_check(Counter *counter)
+{
+	check_table(counter, counter->target);
+	check_table(counter, counter->source);
+	check_placement(counter);
+	check_keys(counter);
+	check_value(counter);
+	check_owners(counter);
+	if (counter->filter)
+		counter->filter = dbscale_counter_print_filter(counter->source,
+													   dbscale_counter_parse_filter(counter->source, counter->filter));
+}

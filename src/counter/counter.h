@@ -1,0 +1,21 @@
+/*
+ * counter.h
+ *		Denormalized counters: what the other floors need of them.
+ */
+#ifndef DBSCALE_COUNTER_H
+#define DBSCALE_COUNTER_H
+
+#include "catalog/metadata.h"
+
+/* The utility hook; after dbscale_utility_init, whose hook is then called by ours. */
+extern void dbscale_counter_init(void);
+
+/* Are there buffered counters?  Fold what is pending on one node (InvalidOid: here). */
+extern bool dbscale_counter_any_buffered(void);
+extern void dbscale_counter_fold_at(Oid serverid, Oid userid);
+
+/* For ddl/, which is our peer: dbscale.c puts them into its hooks (ddl.h says what they promise). */
+extern void dbscale_counter_check_command(Oid relid, const char *command);
+extern List *dbscale_counter_shard_sql(const TableGroup *group, const Shard *shard, bool leaving);
+
+#endif							/* DBSCALE_COUNTER_H */

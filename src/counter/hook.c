@@ -1,0 +1,307 @@
+/*
+ * hook.c
+ *		DDL on tables that have counters.
+ *
+ * Our ProcessUtility hook stands around ddl/'s.  Before a statement that may concern
+ * a counter it notes what it must know; PostgreSQL, and ddl/ for the shards, do the
+ * statement; then
+ *
+ *		the columns' names in dbscale.counter, and its filters, follow a RENAME
+ *		a counter whose table is gone is dropped, with all that was made for it
+ *		a counter that the table no longer suits (a column that is gone, a key that is
+ *		not unique any more) is an error, which undoes the statement
+ *		where the generated SQL would be another (names, owners, a foreign key that
+ *		came or went), it is made anew
+ *
+ * all in the statement's transaction, under its locks.
+ */
+#include "counter/internal.h"
+
+#include "access/xact.h"
+#include "catalog/index.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_class.h"
+#include "commands/extension.h"
+#include "nodes/parsenodes.h"
+#include "tcop/utility.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+
+/* A counter as it is before the statement. */
+typedef struct Noted
+{
+	Counter    *counter;
+	List	   *places;
+	Node	   *filter;
+} Noted;
+
+/* Which counters a statement may concern. */
+typedef struct Concern
+{
+	bool		any;
+	bool		all;			/* those of plain tables, whichever */
+	Oid			relid;			/* else of this table */
+	const char *old_column;		/* RENAME COLUMN */
+	const char *new_column;
+} Concern;
+
+static ProcessUtility_hook_type previous_hook = NULL;
+
+static Oid
+relation_of(RangeVar *relation)
+{
+	Oid			relid = relation ? RangeVarGetRelid(relation, NoLock, true) : InvalidOid;
+	char		kind = OidIsValid(relid) ? get_rel_relkind(relid) : 0;
+
+	if (kind == RELKIND_INDEX || kind == RELKIND_PARTITIONED_INDEX)
+		return IndexGetRelation(relid, true);
+	return relid;
+}
+
+static void
+concern_of_rename(RenameStmt *stmt, Concern *concern)
+{
+	concern->any = true;
+	concern->all = stmt->renameType == OBJECT_SCHEMA;
+	concern->relid = relation_of(stmt->relation);
+	if (stmt->renameType == OBJECT_COLUMN)
+	{
+		concern->old_column = stmt->subname;
+		concern->new_column = stmt->newname;
+	}
+}
+
+static Concern
+concern_of(Node *stmt)
+{
+	Concern		concern = {0};
+
+	switch (nodeTag(stmt))
+	{
+		case T_RenameStmt:
+			concern_of_rename((RenameStmt *) stmt, &concern);
+			break;
+		case T_AlterTableStmt:
+			concern.any = true;
+			concern.relid = relation_of(((AlterTableStmt *) stmt)->relation);
+			break;
+		case T_AlterObjectSchemaStmt:
+			concern.any = true;
+			concern.relid = relation_of(((AlterObjectSchemaStmt *) stmt)->relation);
+			break;
+		case T_DropStmt:
+			/* CONCURRENTLY ends the transaction; indexes of constraints cannot be dropped so */
+			concern.any = concern.all = !((DropStmt *) stmt)->concurrent;
+			break;
+		case T_DropOwnedStmt:
+		case T_ReassignOwnedStmt:
+			concern.any = concern.all = true;
+			break;
+		default:
+			break;
+	}
+	return concern;
+}
+
+static List *
+note_counters(const Concern *concern)
+{
+	List	   *noted = NIL;
+	ListCell   *lc;
+
+	foreach(lc, dbscale_counter_list_names(NULL))
+	{
+		Counter    *counter = lfirst(lc);
+		Noted	   *note;
+
+		if (!concern->all && counter->target != concern->relid && counter->source != concern->relid)
+			continue;
+		note = palloc0(sizeof(Noted));
+		note->counter = counter;
+		note->places = dbscale_counter_places(counter->target);
+		if (concern->old_column && counter->filter && counter->source == concern->relid)
+			note->filter = dbscale_counter_parse_filter(counter->source, counter->filter);
+		noted = lappend(noted, note);
+	}
+	return noted;
+}
+
+static void
+rename_column(const Concern *concern, List *noted)
+{
+	char	   *from = quote_literal_cstr(concern->old_column);
+	char	   *to = quote_literal_cstr(concern->new_column);
+	ListCell   *lc;
+
+	dbscale_counter_execute(psprintf("UPDATE dbscale.counter SET target_key = array_replace(target_key, %s::name, %s::name),"
+									 " target_column = CASE target_column WHEN %s THEN %s ELSE target_column END WHERE target = %u",
+									 from, to, from, to, concern->relid));
+	dbscale_counter_execute(psprintf("UPDATE dbscale.counter SET source_key = array_replace(source_key, %s::name, %s::name),"
+									 " value_column = CASE value_column WHEN %s THEN %s ELSE value_column END WHERE source = %u",
+									 from, to, from, to, concern->relid));
+	foreach(lc, noted)
+	{
+		Noted	   *note = lfirst(lc);
+
+		if (note->filter)
+			dbscale_counter_execute(psprintf("UPDATE dbscale.counter SET filter = %s WHERE counter = %s",
+											 quote_literal_cstr(dbscale_counter_print_filter(concern->relid, note->filter)),
+											 quote_literal_cstr(note->counter->name)));
+	}
+}
+
+static bool
+is_gone(const Counter *counter)
+{
+	return get_rel_name(counter->target) == NULL || get_rel_name(counter->source) == NULL;
+}
+
+/* A statement about other objects can change shards' tables only by dropping them. */
+static bool
+needs_look(const Concern *concern, const Noted *note)
+{
+	return !concern->all || ((CounterPlace *) linitial(note->places))->group == NULL;
+}
+
+static void
+look_at(const char *name)
+{
+	Counter    *counter = dbscale_counter_get(name, false);
+	char	   *fingerprint;
+
+	dbscale_counter_check(counter);
+	fingerprint = dbscale_counter_fingerprint(counter->source, counter->target);
+	if (counter->fingerprint && strcmp(fingerprint, counter->fingerprint) == 0)
+		return;
+	if (counter->buffered)
+	{
+		CounterBatch *batch = dbscale_counter_batch();
+		ListCell   *lc;
+
+		foreach(lc, dbscale_counter_places(counter->target))
+			dbscale_counter_send_all(batch, lfirst(lc), InvalidOid, dbscale_counter_buffer_sql(lfirst(lc), counter));
+		(void) dbscale_counter_finish(batch);
+	}
+	dbscale_counter_install_source(counter->source);
+	dbscale_counter_install_target(counter->target);
+	dbscale_counter_set_fingerprint(counter->source, counter->target);
+}
+
+static void
+after(const Concern *concern, List *noted)
+{
+	ListCell   *lc;
+
+	CommandCounterIncrement();
+	if (!dbscale_extension_exists())
+		return;
+	if (concern->old_column)
+		rename_column(concern, noted);
+	/* all of them first: what is made anew below must not speak of them */
+	foreach(lc, noted)
+		if (is_gone(((Noted *) lfirst(lc))->counter))
+			dbscale_counter_forget(((Noted *) lfirst(lc))->counter);
+	foreach(lc, noted)
+	{
+		Noted	   *note = lfirst(lc);
+
+		if (is_gone(note->counter))
+			dbscale_counter_drop(note->counter, note->places);
+		else if (note->places != NIL && needs_look(concern, note))
+			look_at(note->counter->name);
+	}
+}
+
+static void
+call_previous(PlannedStmt *pstmt, const char *query, bool read_only_tree, ProcessUtilityContext context,
+			  ParamListInfo params, QueryEnvironment *environment, DestReceiver *dest, QueryCompletion *qc)
+{
+	if (previous_hook)
+		previous_hook(pstmt, query, read_only_tree, context, params, environment, dest, qc);
+	else
+		standard_ProcessUtility(pstmt, query, read_only_tree, context, params, environment, dest, qc);
+}
+
+static void
+utility_hook(PlannedStmt *pstmt, const char *query, bool read_only_tree, ProcessUtilityContext context,
+			 ParamListInfo params, QueryEnvironment *environment, DestReceiver *dest, QueryCompletion *qc)
+{
+	Concern		concern = concern_of(pstmt->utilityStmt);
+	List	   *noted = NIL;
+
+	if (concern.any && dbscale_counter_internal == 0 && !creating_extension && context != PROCESS_UTILITY_SUBCOMMAND &&
+		IsTransactionState() && dbscale_extension_exists())
+		noted = note_counters(&concern);
+	call_previous(pstmt, query, read_only_tree, context, params, environment, dest, qc);
+	if (noted != NIL)
+		after(&concern, noted);
+}
+
+/* ---- what ddl/ asks ---- */
+
+/* A table's commands that would have to take its counters along. */
+void
+dbscale_counter_check_command(Oid relid, const char *command)
+{
+	char	   *name;
+
+	const DistributedTable *table = dbscale_catalog_table(relid);
+
+	if (strcmp(command, "distribute") != 0 && (strcmp(command, "undistribute") != 0 || table == NULL || table->is_reference))
+		return;
+	name = dbscale_counter_query(psprintf("SELECT counter FROM dbscale.counter WHERE target = %u OR source = %u ORDER BY 1 LIMIT 1",
+										  relid, relid));
+	if (name == NULL)
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("cannot %s table \"%s\" while it has counters", command, get_rel_name(relid)),
+			 errdetail("Counter \"%s\" is kept by triggers where the rows are now.", name),
+			 errhint("Use dbscale.drop_counter('%s') first, and dbscale.create_counter() afterwards.", name)));
+}
+
+/*
+ * leaving: what a shard needs before its rows are copied away, writers being shut out;
+ * else what it needs when its tables and rows are there.
+ */
+List *
+dbscale_counter_shard_sql(const TableGroup *group, const Shard *shard, bool leaving)
+{
+	CounterPlace *place = palloc0(sizeof(CounterPlace));
+	List	   *commands = NIL;
+	ListCell   *lc;
+	ListCell   *lt;
+
+	place->group = group;
+	place->shard = shard;
+	foreach(lt, group->tables)
+	{
+		Oid			relid = lfirst_oid(lt);
+		List	   *as_source = dbscale_counters_of_source(relid);
+		List	   *as_target = leaving ? NIL : dbscale_counters_of_target(relid);
+
+		foreach(lc, as_source)
+		{
+			Counter    *counter = lfirst(lc);
+
+			if (!counter->buffered)
+				continue;
+			if (leaving)
+				commands = lappend(commands, psprintf("SELECT %s", dbscale_counter_fold_call(place, counter)));
+			else
+				commands = list_concat(commands, dbscale_counter_buffer_sql(place, counter));
+		}
+		if (as_source && !leaving)
+			commands = list_concat(commands, dbscale_counter_source_sql(place, relid, as_source));
+		if (as_target)
+			commands = list_concat(commands, dbscale_counter_target_sql(place, relid, as_target));
+	}
+	return commands;
+}
+
+void
+dbscale_counter_init(void)
+{
+	previous_hook = ProcessUtility_hook;
+	ProcessUtility_hook = utility_hook;
+}
