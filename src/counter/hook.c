@@ -33,12 +33,15 @@ typedef struct Noted
 	Counter    *counter;
 	List	   *places;
 	Node	   *filter;
+	List	   *target_functions;	/* DROP: lists of commands, parallel to places */
+	List	   *source_functions;
 } Noted;
 
 /* Which counters a statement may concern. */
 typedef struct Concern
 {
 	bool		any;
+	bool		drops;			/* tables may be gone afterwards */
 	bool		all;			/* those of plain tables, whichever */
 	Oid			relid;			/* else of this table */
 	const char *old_column;		/* RENAME COLUMN */
@@ -91,9 +94,11 @@ concern_of(Node *stmt)
 			break;
 		case T_DropStmt:
 			/* CONCURRENTLY ends the transaction; indexes of constraints cannot be dropped so */
-			concern.any = concern.all = !((DropStmt *) stmt)->concurrent;
+			concern.any = concern.all = concern.drops = !((DropStmt *) stmt)->concurrent;
 			break;
 		case T_DropOwnedStmt:
+			concern.any = concern.all = concern.drops = true;
+			break;
 		case T_ReassignOwnedStmt:
 			concern.any = concern.all = true;
 			break;
@@ -101,6 +106,21 @@ concern_of(Node *stmt)
 			break;
 	}
 	return concern;
+}
+
+/* Triggers go with their table; their functions do not, and are found by the table's name. */
+static void
+note_functions(Noted *note)
+{
+	ListCell   *lc;
+
+	foreach(lc, note->places)
+	{
+		note->target_functions = lappend(note->target_functions,
+										 dbscale_counter_drop_functions_sql(lfirst(lc), note->counter->target));
+		note->source_functions = lappend(note->source_functions,
+										 dbscale_counter_drop_functions_sql(lfirst(lc), note->counter->source));
+	}
 }
 
 static List *
@@ -121,6 +141,8 @@ note_counters(const Concern *concern)
 		note->places = dbscale_counter_places(counter->target);
 		if (concern->old_column && counter->filter && counter->source == concern->relid)
 			note->filter = dbscale_counter_parse_filter(counter->source, counter->filter);
+		if (concern->drops)
+			note_functions(note);
 		noted = lappend(noted, note);
 	}
 	return noted;
@@ -154,6 +176,29 @@ static bool
 is_gone(const Counter *counter)
 {
 	return get_rel_name(counter->target) == NULL || get_rel_name(counter->source) == NULL;
+}
+
+/* A counter whose tables, or one of them, are gone; nodes that are disabled keep what they have. */
+static void
+drop_rest(const Noted *note)
+{
+	CounterBatch *batch = dbscale_counter_batch();
+	List	   *places = NIL;
+
+	for (int i = 0; i < list_length(note->places); i++)
+	{
+		CounterPlace *place = list_nth(note->places, i);
+
+		if (place->group && !place->shard->node->enabled)
+			continue;
+		places = lappend(places, place);
+		if (get_rel_name(note->counter->target) == NULL)
+			dbscale_counter_send_all(batch, place, InvalidOid, list_nth(note->target_functions, i));
+		if (get_rel_name(note->counter->source) == NULL)
+			dbscale_counter_send_all(batch, place, InvalidOid, list_nth(note->source_functions, i));
+	}
+	(void) dbscale_counter_finish(batch);
+	dbscale_counter_drop(note->counter, places);
 }
 
 /* A statement about other objects can change shards' tables only by dropping them. */
@@ -206,7 +251,7 @@ after(const Concern *concern, List *noted)
 		Noted	   *note = lfirst(lc);
 
 		if (is_gone(note->counter))
-			dbscale_counter_drop(note->counter, note->places);
+			drop_rest(note);
 		else if (note->places != NIL && needs_look(concern, note))
 			look_at(note->counter->name);
 	}

@@ -101,6 +101,8 @@ extern void dbscale_counter_check(Counter *counter);
 /* The SQL (triggers.c, queries.c); every list is of char *. */
 extern List *dbscale_counter_source_sql(const CounterPlace *place, Oid source, List *counters);
 extern List *dbscale_counter_target_sql(const CounterPlace *place, Oid target, List *counters);
+/* DROP FUNCTION for the one that a table's triggers call. */
+extern List *dbscale_counter_drop_functions_sql(const CounterPlace *place, Oid relid);
 extern List *dbscale_counter_buffer_sql(const CounterPlace *place, const Counter *counter);
 extern List *dbscale_counter_drop_buffer_sql(const CounterPlace *place, const Counter *counter);
 extern char *dbscale_counter_fold_call(const CounterPlace *place, const Counter *counter);

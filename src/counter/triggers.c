@@ -96,6 +96,8 @@
 #define MAX_KEY_LOCKS 64
 /* The statements for few and for many rows are planned apart: a plan is kept for the session. */
 #define FEW_ROWS 100
+#define SOURCE_SUFFIX "_counter_source"
+#define TARGET_SUFFIX "_counter_target"
 
 /* Counters that one statement keeps. */
 typedef struct CounterGroup
@@ -695,7 +697,7 @@ dbscale_counter_source_sql(const CounterPlace *place, Oid source, List *counters
 		"REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows", ""
 	};
 	char	   *table = dbscale_counter_table_at(place, source);
-	char	   *function = function_name(place, source, source_triggers[0], "_counter_source");
+	char	   *function = function_name(place, source, source_triggers[0], SOURCE_SUFFIX);
 	List	   *groups = make_groups(place, counters);
 	List	   *commands;
 	StringInfoData body;
@@ -900,7 +902,7 @@ List *
 dbscale_counter_target_sql(const CounterPlace *place, Oid target, List *counters)
 {
 	char	   *table = dbscale_counter_table_at(place, target);
-	char	   *function = function_name(place, target, target_triggers[0], "_counter_target");
+	char	   *function = function_name(place, target, target_triggers[0], TARGET_SUFFIX);
 	List	   *groups = make_groups(place, computed_counters(counters));
 	List	   *commands;
 
@@ -924,4 +926,13 @@ dbscale_counter_target_sql(const CounterPlace *place, Oid target, List *counters
 	return lappend(commands, psprintf("CREATE OR REPLACE TRIGGER %s AFTER UPDATE ON %s FOR EACH ROW %s"
 									  " EXECUTE FUNCTION %s()", target_triggers[3], table,
 									  when(place, update_condition(computed_counters(counters), false)), function));
+}
+
+List *
+dbscale_counter_drop_functions_sql(const CounterPlace *place, Oid relid)
+{
+	return list_make2(psprintf("DROP FUNCTION IF EXISTS %s()",
+							   function_name(place, relid, source_triggers[0], SOURCE_SUFFIX)),
+					  psprintf("DROP FUNCTION IF EXISTS %s()",
+							   function_name(place, relid, target_triggers[0], TARGET_SUFFIX)));
 }

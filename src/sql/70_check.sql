@@ -46,6 +46,11 @@ placed AS MATERIALIZED (
     UNION ALL
     SELECT t.relation, NULL, n.node, t.stored_name::text, ''
     FROM dbscale.distributed_table t, dbscale.node n WHERE t.group_id IS NULL),
+-- what buffered counters have pending stands beside the shards
+deltas AS MATERIALIZED (
+    SELECT c.counter, s.node, c.counter || '_deltas_' || s.shard AS table_name
+    FROM dbscale.counter c JOIN dbscale.distributed_table t ON t.relation = c.target
+    JOIN dbscale.shard s USING (group_id) WHERE c.mode = 'buffered'),
 there AS MATERIALIZED (
     SELECT p.*, r.has, r.has->'tables'->p.table_name AS columns
     FROM placed p JOIN reply r ON r.node = p.node AND r.has IS NOT NULL),
@@ -91,6 +96,7 @@ found(node, object, problem) AS (
     SELECT r.node, x.name, 'the node has a table that the catalog does not place there'
     FROM reply r, jsonb_object_keys(r.has->'tables') x(name)
     WHERE NOT EXISTS (SELECT FROM placed p WHERE p.node = r.node AND p.table_name = x.name)
+      AND NOT EXISTS (SELECT FROM deltas d WHERE d.node = r.node AND d.table_name = x.name)
       AND NOT EXISTS (SELECT FROM dbscale.cleanup c WHERE c.node = r.node AND c.kind = 'table' AND c.name = x.name)
     UNION ALL
     -- what moves make on nodes
@@ -102,6 +108,10 @@ found(node, object, problem) AS (
     FROM reply r, jsonb_array_elements_text(r.has->'slots') x(name)
     WHERE NOT EXISTS (SELECT FROM dbscale.job j WHERE j.kind = 'move' AND j.state = 'running' AND j.from_node = r.node
                       AND x.name ~ format('_%s(_v)?$', j.job))
+    UNION ALL
+    SELECT d.node, d.table_name, 'the deltas of counter ' || d.counter || ' are missing'
+    FROM deltas d JOIN reply r ON r.node = d.node AND r.has IS NOT NULL
+    WHERE NOT r.has->'tables' ? d.table_name
     UNION ALL
     -- columns
     SELECT t.node, t.table_name, CASE

@@ -1,0 +1,181 @@
+# Counters do not drift: random statements of several sessions, with aborts, savepoints,
+# keys that move and servers that are killed, in every mode and placement; after each
+# round every counter is what the rows say.
+#
+# DBSCALE_SEED repeats a run (it is printed), DBSCALE_SECONDS makes it longer.
+use strict;
+use warnings;
+
+use FindBin;
+use lib $FindBin::RealBin;
+use DBScale;
+use PostgreSQL::Test::Utils;
+use Test::More;
+use Time::HiRes qw(usleep);
+
+my $seed = $ENV{DBSCALE_SEED} // time() % 100000;
+my $length = $ENV{DBSCALE_SECONDS} ? $ENV{DBSCALE_SECONDS} * 40 : 120;
+my $sessions = 4;
+srand($seed);
+note "seed $seed";
+
+my $db = DBScale->new(nodes => 2, settings => "dbscale.deadlock_interval = 200ms\ndeadlock_timeout = 50ms\n",
+	node_settings => "deadlock_timeout = 50ms\n");
+
+sub any { return $_[ int rand @_ ]; }
+sub number { return 1 + int rand $_[0]; }
+
+# Errors that such a load may meet; anything else is a failure.
+my %expected = map { $_ => 1 } qw(40P01 40001 23505 23503 25P02 21000 3B001);
+
+my %placements = (
+	plain => { },
+	plain_key => { key => 1 },
+	reference => { after => sub { "SELECT dbscale.distribute_reference('$_[0]_posts');" } },
+	shards => { sharded => 1 },
+	shards_key => { sharded => 1, key => 1 },
+);
+
+sub create
+{
+	my ($p) = @_;
+	my $o = $placements{$p};
+
+	$db->sql("CREATE TABLE ${p}_posts (id int PRIMARY KEY, title text, n bigint NOT NULL DEFAULT 0, good int, s numeric(20,2),
+	    lo int, hi int, b bigint NOT NULL DEFAULT 0, bs numeric, answers int);
+	CREATE TABLE ${p}_likes (post int, liker int, other int, w int, v numeric(8,2), ok boolean, PRIMARY KEY (post, liker));");
+	$db->sql("SELECT dbscale.distribute_table('${p}_posts', 'id', shard_count => 4);
+	SELECT dbscale.distribute_table('${p}_likes', 'post', colocate_with => '${p}_posts');") if $o->{sharded};
+	$db->sql($o->{after}->($p)) if $o->{after};
+	$db->sql("INSERT INTO ${p}_posts (id) SELECT i FROM generate_series(1, 8) i;
+	INSERT INTO ${p}_likes SELECT i, j, j % 9, j, j / 4.0, j % 2 = 0 FROM generate_series(1, 8) i, generate_series(1, 10) j;");
+	$db->sql("ALTER TABLE ${p}_likes ADD FOREIGN KEY (post) REFERENCES ${p}_posts ON DELETE CASCADE") if $o->{key};
+	my $counter = sub {
+		my ($column, $rest) = @_;
+		$db->sql("SELECT dbscale.create_counter('${p}_posts', '$column', '${p}_likes', '{id}', '{post}'$rest)");
+	};
+	$counter->('n', '');
+	$counter->('good', ", filter => 'ok AND w > 5'");
+	$counter->('s', ", 'sum', 'v'");
+	$counter->('lo', ", 'min', 'w'");
+	$counter->('hi', ", 'max', 'w', filter => 'ok'");
+	$counter->('b', ", mode => 'buffered'");
+	$counter->('bs', ", 'sum', 'w', mode => 'buffered'");
+	# a second way from the same source
+	$db->sql("SELECT dbscale.create_counter('${p}_posts', 'answers', '${p}_likes', '{id}', '{other}')") unless $o->{sharded};
+}
+
+sub row { return '(' . join(', ', number(10), number(40), number(10), any('NULL', number(30)), any('NULL', number(90) / 4), any(qw(true false NULL))) . ')'; }
+sub rows { return join(', ', map { row() } 1 .. $_[0]); }
+sub set { return any('w = ' . number(30), 'w = NULL', 'v = ' . number(50), 'ok = NOT ok', 'ok = true', 'other = ' . number(10), 'w = w + 1, v = 2'); }
+
+sub statement
+{
+	my ($p) = @_;
+	my $o = $placements{$p};
+	my ($likes, $posts, $key) = ("${p}_likes", "${p}_posts", number(10));
+	my @ways = (
+		sub { "INSERT INTO $likes VALUES " . row() . ' ON CONFLICT DO NOTHING' },
+		sub { "INSERT INTO $likes VALUES " . rows(20) . ' ON CONFLICT DO NOTHING' },
+		sub { "INSERT INTO $likes VALUES " . row() },
+		sub { "INSERT INTO $likes VALUES " . row() . ' ON CONFLICT (post, liker) DO UPDATE SET w = excluded.w, ok = excluded.ok' },
+		sub { "DELETE FROM $likes WHERE post = $key AND liker = " . number(40) },
+		sub { "DELETE FROM $likes WHERE post = $key AND liker % 7 = " . number(6) },
+		sub { "DELETE FROM $likes WHERE liker % 20 = " . number(20) },
+		sub { "UPDATE $likes SET " . set() . " WHERE post = $key AND liker = " . number(40) },
+		sub { "UPDATE $likes SET " . set() . " WHERE post = $key AND liker % 3 = 1" },
+		sub { "UPDATE $likes SET post = " . number(10) . " WHERE post = $key AND liker = " . number(40) },
+		sub { "UPDATE $posts SET title = 'x' WHERE id = $key" },
+		sub { "INSERT INTO $posts (id) VALUES ($key) ON CONFLICT DO NOTHING" },
+		sub { "INSERT INTO $posts (id, n, hi) VALUES ($key, 5, 5)" },
+		sub { "DELETE FROM $posts WHERE id = $key" },
+		sub { "DELETE FROM $posts WHERE id = $key;\nINSERT INTO $posts (id) VALUES ($key)" },
+		sub { "COPY $likes FROM STDIN (DELIMITER ',');\n$key," . (1000 + int rand 100000) . ",3,7,1.5,true\n$key," . (1000 + int rand 100000) . ",4,9,2,false\n\\.\n" },
+	);
+	push @ways,
+		sub { "UPDATE $posts SET id = " . number(10) . " WHERE id = $key" },
+		sub { "UPDATE $likes SET " . set() . ', post = 11 - post WHERE liker % 5 = ' . number(4) },
+		sub { "MERGE INTO $likes l USING (VALUES " . row() . ") v(p, l, o, w, v, ok) ON l.post = v.p AND l.liker = v.l\n"
+			  . 'WHEN MATCHED AND l.ok THEN DELETE WHEN MATCHED THEN UPDATE SET w = v.w::int WHEN NOT MATCHED THEN INSERT VALUES (v.p, v.l, v.o, v.w::int, v.v::numeric, v.ok::boolean)' },
+		sub { "WITH p AS (INSERT INTO $posts (id) VALUES ($key) ON CONFLICT DO NOTHING), l AS (INSERT INTO $likes VALUES "
+			  . row() . " ON CONFLICT DO NOTHING) SELECT" },
+		sub { "WITH p AS (DELETE FROM $posts WHERE id = $key), l AS (DELETE FROM $likes WHERE post = $key AND liker < 20) SELECT" },
+		sub { rand() < 0.1 ? "TRUNCATE $likes" : 'SELECT' }
+	  unless $o->{sharded};
+	return any(@ways)->() . ";\n";
+}
+
+# One to four statements, committed or not, with savepoints or not.
+sub transaction
+{
+	my ($p) = @_;
+	my $sql = '';
+
+	return statement($p) if rand() < 0.5;
+	for (1 .. number(4))
+	{
+		$sql .= statement($p);
+		$sql .= "SAVEPOINT a;\n" . statement($p) . any("ROLLBACK TO a;\n", "RELEASE a;\n") if rand() < 0.3;
+	}
+	return "BEGIN;\n$sql" . any('COMMIT', 'COMMIT', 'ROLLBACK') . ";\n";
+}
+
+sub script { my ($p) = @_; return join('', map { transaction($p) } 1 .. $length); }
+
+sub counters { my ($p) = @_; return split /\n/, $db->sql("SELECT counter FROM dbscale.counter WHERE target = '${p}_posts'::regclass ORDER BY 1"); }
+
+sub check
+{
+	my ($p, $what) = @_;
+
+	foreach my $counter (counters($p))
+	{
+		is($db->sql("SELECT * FROM dbscale.verify_counter('$counter') LIMIT 3"), '', "$what: $counter");
+	}
+	is($db->sql("SELECT count(*) FROM ${p}_posts p LEFT JOIN (SELECT post, count(*) AS n, max(w) FILTER (WHERE ok) AS hi FROM ${p}_likes GROUP BY post) l "
+			. "ON l.post = p.id WHERE p.n <> coalesce(l.n, 0) OR p.hi IS DISTINCT FROM l.hi"), 0, "$what: the rows say the same");
+	$db->wait_until("$what: everything is folded",
+		sub { $db->sql("SELECT sum(pending) FROM dbscale.counters WHERE target = '${p}_posts'::regclass") == 0 }, 20);
+	is($db->sql("SELECT count(*) FROM ${p}_posts p LEFT JOIN (SELECT post, count(*) AS n, sum(w) AS s FROM ${p}_likes GROUP BY post) l "
+			. "ON l.post = p.id WHERE p.b <> coalesce(l.n, 0) OR p.bs <> coalesce(l.s, 0)"), 0, "$what: buffered ones too, once folded");
+}
+
+sub play
+{
+	my ($p, $what, $meanwhile) = @_;
+	my @running = map { $db->start(script($p)) } 1 .. $sessions;
+	my %states;
+
+	$meanwhile->() if $meanwhile;
+	foreach my $session (@running)
+	{
+		my ($rc, $out, $err) = $db->finish($session);
+		$states{$1}++ while $err =~ /^psql:?\S*:? ?(?:ERROR|FATAL):  (\w{5}): .*/mg;
+		foreach my $line (grep { /(?:ERROR|FATAL|PANIC):  (\w{5})/ && !$expected{$1} && !$meanwhile } split /\n/, $err)
+		{
+			fail("$what: $line");
+		}
+	}
+	note "$what: " . join(', ', map { "$_ $states{$_}" } sort keys %states);
+	$db->wait_for_recovery;
+	check($p, $what);
+}
+
+foreach my $p (sort keys %placements)
+{
+	create($p);
+	check($p, "$p, backfilled");
+	play($p, "$p, round $_") for 1 .. 2;
+}
+
+# keys go round between shards meanwhile
+play('shards_key', 'keys move', sub {
+	$db->try(join '', map { "SELECT dbscale.assign_key('shards_key_posts', " . number(10) . ', ' . int(rand 4) . ");\nSELECT pg_sleep(0.02);\n" } 1 .. 30); });
+
+# servers are killed meanwhile
+play('shards', 'a node killed', sub { usleep(400_000); $db->kill_all($db->node(1)); $db->revive($db->node(1)); });
+play('shards_key', 'the coordinator and its worker killed', sub { usleep(400_000); $db->kill_all($db->coordinator); $db->revive($db->coordinator); });
+play('plain', 'the coordinator killed', sub { usleep(300_000); $db->kill_all($db->coordinator); $db->revive($db->coordinator); });
+
+is($db->sql('SELECT count(*) FROM dbscale.check()'), 0, 'catalog and nodes agree');
+done_testing();
