@@ -13,6 +13,7 @@ extern void dbscale_counter_init(void);
 /* Are there buffered counters?  Fold what is pending on one node (InvalidOid: here). */
 extern bool dbscale_counter_any_buffered(void);
 extern void dbscale_counter_fold_at(Oid serverid, Oid userid);
+extern List *dbscale_counter_vacuums(Oid serverid, Oid userid);
 
 /* For ddl/, which is our peer: dbscale.c puts them into its hooks (ddl.h says what they promise). */
 extern void dbscale_counter_check_command(Oid relid, const char *command);

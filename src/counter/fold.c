@@ -6,7 +6,10 @@
 
 #include "foreign/foreign.h"
 #include "transaction/transaction.h"
+#include "utils/builtins.h"
 #include "utils/lsyscache.h"
+
+#define MANY_DEAD_ROWS 2000
 
 /* Calls of the fold functions that are on one node (InvalidOid: here), added up, or NULL. */
 static char *
@@ -30,6 +33,53 @@ fold_calls(Oid serverid)
 		}
 	}
 	return sql.len ? sql.data : NULL;
+}
+
+/*
+ * Tables of deltas on one node (InvalidOid: here) that have many dead rows: VACUUM
+ * commands, in the caller's context.
+ */
+List *
+dbscale_counter_vacuums(Oid serverid, Oid userid)
+{
+	StringInfoData sql;
+	List	   *commands = NIL;
+	ListCell   *lc;
+	ListCell   *lp;
+
+	initStringInfo(&sql);
+	foreach(lc, dbscale_counter_list_names("mode = 'buffered'"))
+	{
+		Counter    *counter = lfirst(lc);
+
+		foreach(lp, dbscale_counter_places(counter->target))
+		{
+			CounterPlace *place = lfirst(lp);
+
+			if ((place->group ? place->shard->node->serverid : InvalidOid) == serverid)
+				appendStringInfo(&sql, "%s(%s)", sql.len ? ", " : "", quote_literal_cstr(dbscale_counter_buffer_name(place, counter)));
+		}
+	}
+	if (sql.len == 0)
+		return NIL;
+	sql.data = psprintf("SELECT 'VACUUM ' || t.name FROM (VALUES %s) t(name)"
+						" WHERE pg_catalog.pg_stat_get_dead_tuples(pg_catalog.to_regclass(t.name)) > %d", sql.data, MANY_DEAD_ROWS);
+	if (!OidIsValid(serverid))
+	{
+		foreach(lc, dbscale_counter_query_rows(sql.data, NULL))
+			commands = lappend(commands, ((char **) lfirst(lc))[0]);
+	}
+	else
+	{
+		RemoteStatement *stmt = dbscale_remote_send(dbscale_transaction_connection(serverid, userid, REMOTE_READ_ALONE), sql.data,
+													REMOTE_NO_PARAMS, 0, NULL);
+		RemoteRow	row;
+
+		while (dbscale_remote_next_row(stmt, &row))
+			commands = lappend(commands, pstrdup(row.values[0]));
+		dbscale_remote_close(stmt);
+	}
+	return commands;
 }
 
 bool

@@ -10,7 +10,9 @@
  * until the next time (SKIP LOCKED), so it can neither hold up writers nor deadlock
  * with them.  First it locks targets that have deltas, in order; then one statement,
  * whose snapshot is newer than the locks, deletes the deltas of these and adds them
- * up; then deltas whose target is not there are dropped (triggers.c, 8).
+ * up; then deltas whose target is not there are dropped (triggers.c, 8).  Rows come and
+ * go by the thousand a second, so the worker vacuums these tables itself (fold.c): each
+ * fold reads the whole table, dead rows too.
  */
 #include "counter/internal.h"
 
@@ -57,40 +59,46 @@ fold_body(const CounterPlace *place, const Counter *counter)
 	char	   *k = dbscale_counter_list_k(count, "");
 	StringInfoData declare;
 	StringInfoData aggregates;
-	StringInfoData arrays;
+	StringInfoData all;			/* the arrays of keys that have deltas, and of those that are locked */
+	StringInfoData locked;
 	StringInfoData body;
 	ListCell   *lc;
 
 	initStringInfo(&declare);
 	initStringInfo(&aggregates);
-	initStringInfo(&arrays);
+	initStringInfo(&all);
+	initStringInfo(&locked);
 	foreach(lc, counter->source_key)
 	{
 		int			n = foreach_current_index(lc) + 1;
 		const char *separator = n > 1 ? ", " : "";
 
-		appendStringInfo(&declare, "a%d %s[];\n", n, key_type(counter, lfirst(lc)));
+		appendStringInfo(&declare, "a%d %s[];\nl%d %s[];\n", n, key_type(counter, lfirst(lc)), n, key_type(counter, lfirst(lc)));
 		appendStringInfo(&aggregates, "%sarray_agg(k%d)", separator, n);
-		appendStringInfo(&arrays, "%sa%d", separator, n);
+		appendStringInfo(&all, "%sa%d", separator, n);
+		appendStringInfo(&locked, "%sl%d", separator, n);
 	}
 	initStringInfo(&body);
 	appendStringInfo(&body, "\n#variable_conflict use_column\nDECLARE\ncounting text := coalesce(current_setting('" COUNTING "', true), '');\n"
-					 "folded bigint := 0;\n%sBEGIN\nIF NOT EXISTS (SELECT FROM %s) THEN RETURN 0; END IF;\n", declare.data, buffer);
-	appendStringInfo(&body, "SELECT %s INTO %s FROM (SELECT %s FROM (SELECT DISTINCT %s FROM %s) d JOIN %s AS target_ ON %s"
+					 "ignored text;\nfolded bigint := 0;\n%sBEGIN\n"
+					 "SELECT %s INTO %s FROM (SELECT DISTINCT %s FROM %s) d;\n"
+					 "IF a1 IS NULL THEN RETURN 0; END IF;\n", declare.data, aggregates.data, all.data, k, buffer);
+	appendStringInfo(&body, "SELECT %s INTO %s FROM (SELECT %s FROM unnest(%s) d(%s) JOIN %s AS target_ ON %s"
 					 " ORDER BY %s FOR NO KEY UPDATE OF target_ SKIP LOCKED) x;\n",
-					 aggregates.data, arrays.data, dbscale_counter_list_k(count, "d."), k, buffer, table,
+					 aggregates.data, locked.data, dbscale_counter_list_k(count, "d."), all.data, k, table,
 					 dbscale_counter_join_k(counter->target_key, "target_", "d"),
 					 dbscale_counter_list_columns(counter->target_key, "target_."));
-	appendStringInfo(&body, "PERFORM set_config('" COUNTING "', 'on', true);\n"
+	appendStringInfo(&body, "ignored := set_config('" COUNTING "', 'on', true);\n"
 					 "WITH gone AS (DELETE FROM %s b USING unnest(%s) d(%s) WHERE %s RETURNING %s, b.delta),\n"
 					 "s AS (SELECT %s, sum(delta) AS x FROM gone GROUP BY %s)\n"
 					 "UPDATE %s AS target_ SET %s = coalesce(target_.%s, 0) + s.x FROM s WHERE %s AND s.x <> 0;\n"
 					 "GET DIAGNOSTICS folded = ROW_COUNT;\n"
-					 "PERFORM set_config('" COUNTING "', counting, true);\n",
-					 buffer, arrays.data, k, same_k(count, "b", "d"), dbscale_counter_list_k(count, "b."),
+					 "ignored := set_config('" COUNTING "', counting, true);\n",
+					 buffer, locked.data, k, same_k(count, "b", "d"), dbscale_counter_list_k(count, "b."),
 					 k, k, table, column, column, dbscale_counter_join_k(counter->target_key, "target_", "s"));
-	appendStringInfo(&body, "DELETE FROM %s b USING (SELECT o.ctid AS at FROM %s o WHERE NOT EXISTS (SELECT FROM %s AS target_ WHERE %s)"
-					 " FOR UPDATE OF o SKIP LOCKED) o WHERE b.ctid = o.at;\nRETURN folded;\nEND;\n",
+	appendStringInfo(&body, "IF coalesce(cardinality(l1), 0) < cardinality(a1) THEN\n"
+					 "DELETE FROM %s b USING (SELECT o.ctid AS at FROM %s o WHERE NOT EXISTS (SELECT FROM %s AS target_ WHERE %s)"
+					 " FOR UPDATE OF o SKIP LOCKED) o WHERE b.ctid = o.at;\nEND IF;\nRETURN folded;\nEND;\n",
 					 buffer, buffer, table, dbscale_counter_join_k(counter->target_key, "target_", "o"));
 	return body.data;
 }

@@ -193,15 +193,30 @@ zero(const Counter *counter)
 	return "0";
 }
 
+/* What one row says of a counter: no aggregate is needed. */
+static char *
+value_of_one(const Counter *counter, bool where_has_filter)
+{
+	char	   *value = counter->value ? pstrdup(quote_identifier(counter->value)) : NULL;
+
+	if (counter->aggregate == COUNTER_COUNT)
+		value = value ? psprintf("CASE WHEN %s IS NULL THEN 0 ELSE 1 END", value) : pstrdup("1");
+	if (counter->filter == NULL || where_has_filter)
+		return value;
+	return psprintf("CASE WHEN (%s) THEN %s ELSE %s END", counter->filter, value, zero(counter));
+}
+
 /* What the rows say of one counter: xN, what was added, and for min and max oN, what was taken. */
 static void
-append_delta(StringInfo sql, const Counter *counter, int n, bool counts, bool where_has_filter, bool old)
+append_delta(StringInfo sql, const Counter *counter, int n, bool counts, bool where_has_filter, bool old, bool one)
 {
-	char	   *call = dbscale_counter_aggregate_call(counter, !where_has_filter);
+	char	   *call;
 
 	if (!counts)
 		call = pstrdup(zero(counter));
-	else if (counter->aggregate == COUNTER_SUM)
+	else
+		call = one ? value_of_one(counter, where_has_filter) : dbscale_counter_aggregate_call(counter, !where_has_filter);
+	if (counts && counter->aggregate == COUNTER_SUM)
 		call = psprintf("coalesce(%s, 0)", call);
 
 	if (!dbscale_counter_is_extreme(counter))
@@ -213,7 +228,7 @@ append_delta(StringInfo sql, const Counter *counter, int n, bool counts, bool wh
 
 /* Deltas of the counters that have these columns of the source as their key, by key. */
 static void
-append_part(StringInfo sql, const CounterGroup *group, List *source_key, bool old)
+append_part(StringInfo sql, const CounterGroup *group, List *source_key, bool old, bool one)
 {
 	const char *filter = NULL;
 	bool		common = true;	/* the counters' filters are equal: it goes to WHERE */
@@ -236,12 +251,13 @@ append_part(StringInfo sql, const CounterGroup *group, List *source_key, bool ol
 	{
 		const Counter *counter = nth_counter(group, n);
 
-		append_delta(sql, counter, n, dbscale_counter_same_names(counter->source_key, source_key), common, old);
+		append_delta(sql, counter, n, dbscale_counter_same_names(counter->source_key, source_key), common, old, one);
 	}
 	appendStringInfo(sql, " FROM %s WHERE %s", old ? "old_rows" : "new_rows", dbscale_counter_not_null(source_key));
 	if (common && filter)
 		appendStringInfo(sql, " AND (%s)", filter);
-	appendStringInfo(sql, " GROUP BY %s", dbscale_counter_list_columns(source_key, ""));
+	if (!one)
+		appendStringInfo(sql, " GROUP BY %s", dbscale_counter_list_columns(source_key, ""));
 }
 
 static bool
@@ -268,7 +284,7 @@ source_keys(const CounterGroup *group)
 }
 
 static char *
-parts(const CounterGroup *group, Operation op, int *count)
+parts(const CounterGroup *group, Operation op, bool one, int *count)
 {
 	StringInfoData sql;
 	ListCell   *lc;
@@ -282,7 +298,7 @@ parts(const CounterGroup *group, Operation op, int *count)
 				continue;
 			if ((*count)++ > 0)
 				appendStringInfoString(&sql, " UNION ALL ");
-			append_part(&sql, group, lfirst(lc), old);
+			append_part(&sql, group, lfirst(lc), old, one);
 		}
 	return sql.data;
 }
@@ -303,11 +319,11 @@ fold_parts(const Counter *counter, int n)
  * target's cannot change.)
  */
 static char *
-deltas(const CounterGroup *group, Operation op)
+deltas_of(const CounterGroup *group, Operation op, bool one)
 {
 	StringInfoData sql;
 	int			count;
-	char	   *inner = parts(group, op, &count);
+	char	   *inner = parts(group, op, one, &count);
 	char	   *keys = dbscale_counter_list_k(group->nkeys, "");
 
 	initStringInfo(&sql);
@@ -325,6 +341,12 @@ deltas(const CounterGroup *group, Operation op)
 		appendStringInfo(&sql, dbscale_counter_is_extreme(nth_counter(group, n)) ?
 						 "%sx%d IS DISTINCT FROM o%d" : "%sx%d <> 0", n ? " OR " : "", n + 1, n + 1);
 	return sql.data;
+}
+
+static char *
+deltas(const CounterGroup *group, Operation op)
+{
+	return deltas_of(group, op, false);
 }
 
 /* By 6: is the key among those whose targets this transaction has made? */
@@ -386,6 +408,21 @@ add_statement(const CounterGroup *group, Operation op)
 	for (int n = 0; n < list_length(group->counters); n++)
 		appendStringInfo(&sql, "%s%s", n ? ", " : "", new_value(nth_counter(group, n), n));
 	appendStringInfo(&sql, " FROM l WHERE %s;\n", dbscale_counter_join_k(group->target_key, "target_", "l"));
+	return sql.data;
+}
+
+/* The same for one row that points to one target: nothing to group, and no order to keep. */
+static char *
+add_one_statement(const CounterGroup *group, Operation op)
+{
+	StringInfoData sql;
+
+	initStringInfo(&sql);
+	appendStringInfo(&sql, "UPDATE %s AS target_ SET ", group->table);
+	for (int n = 0; n < list_length(group->counters); n++)
+		appendStringInfo(&sql, "%s%s", n ? ", " : "", new_value(nth_counter(group, n), n));
+	appendStringInfo(&sql, " FROM (%s) l WHERE %s;\n", deltas_of(group, op, true),
+					 dbscale_counter_join_k(group->target_key, "target_", "l"));
 	return sql.data;
 }
 
@@ -489,15 +526,13 @@ append_check_snapshot(StringInfo sql, const CounterGroup *group, Operation op)
 					 deltas(group, op), group->table, dbscale_counter_join_k(group->target_key, "target_", "d"));
 }
 
-static void
-append_buffered(StringInfo sql, const CounterGroup *group, Operation op)
+static char *
+append_statement(const CounterGroup *group, const char *deltas)
 {
-	const Counter *counter = linitial(group->counters);
+	const char *k = dbscale_counter_list_k(group->nkeys, "");
 
-	appendStringInfo(sql, "INSERT INTO %s (%s, delta) SELECT %s, x1 FROM (%s) d;\n",
-					 dbscale_counter_buffer_name(group->place, counter),
-					 dbscale_counter_list_k(group->nkeys, ""), dbscale_counter_list_k(group->nkeys, ""),
-					 deltas_to_add(group, op));
+	return psprintf("INSERT INTO %s (%s, delta) SELECT %s, x1 FROM (%s) d;\n",
+					dbscale_counter_buffer_name(group->place, linitial(group->counters)), k, k, deltas);
 }
 
 /* By 4 and 5: `keys` is a query of k1, ... */
@@ -512,7 +547,7 @@ append_locks(StringInfo sql, const CounterGroup *group, const char *keys, bool i
 					 "IF n <= %d THEN\n"
 					 "  PERFORM %s(%d, h) FROM (SELECT DISTINCT hash_record(ROW(%s)) AS h FROM (%s) d ORDER BY 1) x;\n"
 					 "ELSE PERFORM pg_advisory_xact_lock(%d, %d);\nEND IF;\n"
-					 "PERFORM set_config('dbscale_shards.locked', n::text, true);\n",
+					 "ignored := set_config('dbscale_shards.locked', n::text, true);\n",
 					 keys, MAX_KEY_LOCKS + 1, class + 1, is_target ? 1 : 0, MAX_KEY_LOCKS,
 					 is_target ? "pg_advisory_xact_lock" : "pg_advisory_xact_lock_shared", class,
 					 dbscale_counter_list_k(group->nkeys, ""), keys, class + 1, is_target ? 0 : 1);
@@ -538,6 +573,17 @@ append_check_finite(StringInfo sql, List *counters)
 	}
 }
 
+/* one: there is one row at most, and nothing that 6 speaks of; few: FEW_ROWS at most. */
+static void
+append_count_rows(StringInfo sql, Operation op)
+{
+	const char *rows = op == ON_DELETE ? "old_rows" : "new_rows";
+
+	appendStringInfo(sql, "PERFORM FROM %s OFFSET 1 LIMIT 1;\none := NOT FOUND AND NOT made_all AND made = '{}';\n"
+					 "few := one;\nIF NOT one THEN few := (SELECT count(*) FROM (SELECT FROM %s LIMIT %d) x) <= %d; END IF;\n",
+					 rows, rows, FEW_ROWS + 1, FEW_ROWS);
+}
+
 static void
 append_operation(StringInfo sql, List *groups, List *counters, Operation op)
 {
@@ -555,9 +601,19 @@ append_operation(StringInfo sql, List *groups, List *counters, Operation op)
 										  deltas(group, op)), false);
 		append_check_snapshot(sql, group, op);
 	}
+	append_count_rows(sql, op);
 	foreach(lc, groups)
-		if (((CounterGroup *) lfirst(lc))->buffered)
-			append_buffered(sql, lfirst(lc), op);
+	{
+		const CounterGroup *group = lfirst(lc);
+
+		if (!group->buffered)
+			continue;
+		if (op == ON_UPDATE)
+			appendStringInfoString(sql, append_statement(group, deltas_to_add(group, op)));
+		else
+			appendStringInfo(sql, "IF one THEN\n%sELSE\n%sEND IF;\n", append_statement(group, deltas_of(group, op, true)),
+							 append_statement(group, deltas_to_add(group, op)));
+	}
 	foreach(lc, groups)
 	{
 		const CounterGroup *group = lfirst(lc);
@@ -566,7 +622,11 @@ append_operation(StringInfo sql, List *groups, List *counters, Operation op)
 		{
 			char	   *statement = add_statement(group, op);
 
-			appendStringInfo(sql, "IF few THEN\n%sELSE\n%sEND IF;\n", statement, statement);
+			if (op != ON_UPDATE && list_length(source_keys(group)) == 1)
+				appendStringInfo(sql, "IF one THEN\n%sELSIF", add_one_statement(group, op));
+			else
+				appendStringInfoString(sql, "IF");
+			appendStringInfo(sql, " few THEN\n%sELSE\n%sEND IF;\n", statement, statement);
 			append_recompute(sql, group, op);
 		}
 		if (group->computes)
@@ -643,7 +703,7 @@ create_function(const CounterPlace *place, const char *name, Oid owner, const ch
 {
 	List	   *commands;
 	char	   *text = psprintf("\n#variable_conflict use_column\nDECLARE\n"
-								"counting text := coalesce(current_setting('" COUNTING "', true), '');\n%sBEGIN\n%sEND;\n",
+								"counting text := coalesce(current_setting('" COUNTING "', true), '');\nignored text;\n%sBEGIN\n%sEND;\n",
 								declare, body);
 
 	commands = list_make1(psprintf("CREATE OR REPLACE FUNCTION %s() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER"
@@ -705,23 +765,22 @@ dbscale_counter_source_sql(const CounterPlace *place, Oid source, List *counters
 	if (counters == NIL)
 		return drop_function(place, table, function, source_triggers, lengthof(source_triggers));
 	initStringInfo(&body);
-	appendStringInfo(&body, "PERFORM set_config('" COUNTING "', 'on', true);\n"
-					 "IF coalesce(current_setting('dbscale_shards.made', true), '') = '*' THEN made_all := true;\n"
-					 "ELSIF coalesce(current_setting('dbscale_shards.made', true), '') <> '' THEN\n"
-					 "  made := string_to_array(current_setting('dbscale_shards.made', true), ',')::integer[];\nEND IF;\n");
+	/* an assignment is much faster than PERFORM, which is a query */
+	appendStringInfo(&body, "ignored := set_config('" COUNTING "', 'on', true);\n"
+					 "ignored := current_setting('dbscale_shards.made', true);\n"
+					 "IF ignored = '*' THEN made_all := true;\n"
+					 "ELSIF ignored <> '' THEN made := string_to_array(ignored, ',')::integer[];\nEND IF;\n");
 	for (Operation op = ON_INSERT; op <= ON_UPDATE; op++)
 	{
-		appendStringInfo(&body, "%s TG_OP = '%s' THEN\n"
-						 "few := (SELECT count(*) FROM (SELECT FROM %s LIMIT %d) x) <= %d;\n", op == ON_INSERT ? "IF" : "ELSIF",
-						 events[op], op == ON_DELETE ? "old_rows" : "new_rows", FEW_ROWS + 1, FEW_ROWS);
+		appendStringInfo(&body, "%s TG_OP = '%s' THEN\n", op == ON_INSERT ? "IF" : "ELSIF", events[op]);
 		append_operation(&body, groups, counters, op);
 	}
 	appendStringInfoString(&body, "ELSE\n");
 	append_truncate(&body, groups);
-	appendStringInfoString(&body, "END IF;\nPERFORM set_config('" COUNTING "', counting, true);\nRETURN NULL;\n");
+	appendStringInfoString(&body, "END IF;\nignored := set_config('" COUNTING "', counting, true);\nRETURN NULL;\n");
 
 	commands = create_function(place, function, dbscale_counter_owner(((Counter *) linitial(counters))->target),
-							   "made integer[] := '{}';\nmade_all boolean := false;\nfew boolean;\nn integer;\n", body.data);
+							   "made integer[] := '{}';\nmade_all boolean := false;\none boolean;\nfew boolean;\nn integer;\n", body.data);
 	for (int i = 0; i < lengthof(events); i++)
 		commands = lappend(commands, psprintf("CREATE OR REPLACE TRIGGER %s AFTER %s ON %s %s FOR EACH STATEMENT %s"
 											  " EXECUTE FUNCTION %s()", source_triggers[i], events[i], table, rows[i],
@@ -797,8 +856,8 @@ append_made(StringInfo sql, List *groups, bool statement)
 		if (group->locks)
 			append_locks(sql, group, keys, true);
 		append_remember_made(sql, group, keys);
-		appendStringInfo(sql, "PERFORM set_config('" COUNTING "', 'on', true);\n%s"
-						 "PERFORM set_config('" COUNTING "', counting, true);\n", compute_statement(group, keys));
+		appendStringInfo(sql, "ignored := set_config('" COUNTING "', 'on', true);\n%s"
+						 "ignored := set_config('" COUNTING "', counting, true);\n", compute_statement(group, keys));
 	}
 }
 
