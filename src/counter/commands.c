@@ -182,7 +182,6 @@ choose_name(const Counter *counter)
 	return name;
 }
 
-/* Tables are locked here, and checked. */
 static void
 lock_on_nodes(const Counter *counter, List *places)
 {
@@ -207,17 +206,6 @@ compute(const Counter *counter, List *places, bool fold_first)
 }
 
 static void
-create_buffers(const Counter *counter, List *places)
-{
-	CounterBatch *batch = dbscale_counter_batch();
-	ListCell   *lc;
-
-	foreach(lc, places)
-		dbscale_counter_send_all(batch, lfirst(lc), InvalidOid, dbscale_counter_buffer_sql(lfirst(lc), counter));
-	(void) dbscale_counter_finish(batch);
-}
-
-static void
 create(Counter *counter)
 {
 	List	   *places;
@@ -229,8 +217,7 @@ create(Counter *counter)
 	lock_on_nodes(counter, places);
 	dbscale_counter_insert(counter);
 	dbscale_counter_find_out(counter);
-	if (counter->buffered)
-		create_buffers(counter, places);
+	dbscale_counter_install_buffers(counter->source, counter->target);
 	dbscale_counter_install_source(counter->source);
 	dbscale_counter_install_target(counter->target);
 	DEBUG_POINT("counter_triggers_made");

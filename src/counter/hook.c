@@ -108,6 +108,12 @@ concern_of(Node *stmt)
 	return concern;
 }
 
+static bool
+is_gone(const Counter *counter)
+{
+	return get_rel_name(counter->target) == NULL || get_rel_name(counter->source) == NULL;
+}
+
 /* Triggers go with their table; their functions do not, and are found by the table's name. */
 static void
 note_functions(Noted *note)
@@ -134,6 +140,9 @@ note_counters(const Concern *concern)
 		Counter    *counter = lfirst(lc);
 		Noted	   *note;
 
+		/* gone already: we are inside of the DROP, whose own call sees to it */
+		if (is_gone(counter))
+			continue;
 		if (!concern->all && counter->target != concern->relid && counter->source != concern->relid)
 			continue;
 		note = palloc0(sizeof(Noted));
@@ -172,12 +181,6 @@ rename_column(const Concern *concern, List *noted)
 	}
 }
 
-static bool
-is_gone(const Counter *counter)
-{
-	return get_rel_name(counter->target) == NULL || get_rel_name(counter->source) == NULL;
-}
-
 /* A counter whose tables, or one of them, are gone; nodes that are disabled keep what they have. */
 static void
 drop_rest(const Noted *note)
@@ -208,25 +211,17 @@ needs_look(const Concern *concern, const Noted *note)
 	return !concern->all || ((CounterPlace *) linitial(note->places))->group == NULL;
 }
 
+/* Make the tables' functions anew if they would be others. */
 static void
-look_at(const char *name)
+refresh(const char *name)
 {
 	Counter    *counter = dbscale_counter_get(name, false);
 	char	   *fingerprint;
 
-	dbscale_counter_check(counter);
 	fingerprint = dbscale_counter_fingerprint(counter->source, counter->target);
 	if (counter->fingerprint && strcmp(fingerprint, counter->fingerprint) == 0)
 		return;
-	if (counter->buffered)
-	{
-		CounterBatch *batch = dbscale_counter_batch();
-		ListCell   *lc;
-
-		foreach(lc, dbscale_counter_places(counter->target))
-			dbscale_counter_send_all(batch, lfirst(lc), InvalidOid, dbscale_counter_buffer_sql(lfirst(lc), counter));
-		(void) dbscale_counter_finish(batch);
-	}
+	dbscale_counter_install_buffers(counter->source, counter->target);
 	dbscale_counter_install_source(counter->source);
 	dbscale_counter_install_target(counter->target);
 	dbscale_counter_set_fingerprint(counter->source, counter->target);
@@ -235,6 +230,7 @@ look_at(const char *name)
 static void
 after(const Concern *concern, List *noted)
 {
+	List	   *looked_at = NIL;
 	ListCell   *lc;
 
 	CommandCounterIncrement();
@@ -253,8 +249,13 @@ after(const Concern *concern, List *noted)
 		if (is_gone(note->counter))
 			drop_rest(note);
 		else if (note->places != NIL && needs_look(concern, note))
-			look_at(note->counter->name);
+			looked_at = lappend(looked_at, (void *) note->counter->name);
 	}
+	/* all are checked first: the SQL of a table speaks of all its counters */
+	foreach(lc, looked_at)
+		dbscale_counter_check(dbscale_counter_get(lfirst(lc), false));
+	foreach(lc, looked_at)
+		refresh(lfirst(lc));
 }
 
 static void

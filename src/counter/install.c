@@ -36,6 +36,20 @@ dbscale_counter_install_target(Oid target)
 	install(target, dbscale_counter_target_sql, dbscale_counters_of_target(target));
 }
 
+/* Tables of deltas and the functions that fold them, for all counters of these two tables. */
+void
+dbscale_counter_install_buffers(Oid source, Oid target)
+{
+	CounterBatch *batch = dbscale_counter_batch();
+	ListCell   *lc;
+	ListCell   *lp;
+
+	foreach(lc, dbscale_counter_list(psprintf("source = %u AND target = %u AND mode = 'buffered'", source, target)))
+		foreach(lp, dbscale_counter_places(target))
+			dbscale_counter_send_all(batch, lfirst(lp), InvalidOid, dbscale_counter_buffer_sql(lfirst(lp), lfirst(lc)));
+	(void) dbscale_counter_finish(batch);
+}
+
 /* Of what the two tables' functions are now to be; the same as long as they need no change. */
 char *
 dbscale_counter_fingerprint(Oid source, Oid target)

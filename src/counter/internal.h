@@ -141,6 +141,7 @@ extern char *dbscale_counter_object_name(const char *base, const char *suffix);
 /* Make what keeps a table's counters, as the catalog is now (install.c). */
 extern void dbscale_counter_install_source(Oid source);
 extern void dbscale_counter_install_target(Oid target);
+extern void dbscale_counter_install_buffers(Oid source, Oid target);
 extern char *dbscale_counter_fingerprint(Oid source, Oid target);
 extern void dbscale_counter_set_fingerprint(Oid source, Oid target);
 extern void dbscale_counter_forget(const Counter *counter);

@@ -765,6 +765,8 @@ dbscale_counter_source_sql(const CounterPlace *place, Oid source, List *counters
 	if (counters == NIL)
 		return drop_function(place, table, function, source_triggers, lengthof(source_triggers));
 	initStringInfo(&body);
+	/* where tables count one another, our UPDATEs fire this again: those of no row end it */
+	appendStringInfoString(&body, "IF TG_OP = 'UPDATE' THEN\nPERFORM FROM new_rows LIMIT 1;\nIF NOT FOUND THEN RETURN NULL; END IF;\nEND IF;\n");
 	/* an assignment is much faster than PERFORM, which is a query */
 	appendStringInfo(&body, "ignored := set_config('" COUNTING "', 'on', true);\n"
 					 "ignored := current_setting('dbscale_shards.made', true);\n"

@@ -1,0 +1,281 @@
+-- Counters of plain tables: no node is needed.
+SET client_min_messages = warning;
+CREATE EXTENSION IF NOT EXISTS dbscale CASCADE;
+SET client_min_messages = notice;
+CREATE SCHEMA counting;
+SET search_path = counting, public;
+
+CREATE TABLE users (id int PRIMARY KEY, follower_count int, following_count int);
+CREATE TABLE follows (follower int, followee int, PRIMARY KEY (follower, followee));
+CREATE TABLE posts (id bigint PRIMARY KEY, title text, like_count bigint NOT NULL DEFAULT 0, strong int, weight numeric(10,2),
+    first int, last int, hot bigint NOT NULL DEFAULT 0);
+CREATE TABLE likes (post_id bigint, liker int, w int, v numeric(6,2), ok boolean, UNIQUE (post_id, liker));
+INSERT INTO users SELECT i FROM generate_series(1, 5) i;
+INSERT INTO follows SELECT i, j FROM generate_series(1, 5) i, generate_series(1, 5) j WHERE (i + j) % 3 = 0 AND i <> j;
+INSERT INTO posts SELECT i, 'post ' || i FROM generate_series(1, 5) i;
+INSERT INTO likes SELECT i % 4, i, i, i / 4.0, i % 2 = 0 FROM generate_series(1, 20) i;
+
+-- what all of them say, against what the rows say
+CREATE VIEW wrong AS SELECT c.counter, v.* FROM dbscale.counters c, LATERAL dbscale.verify_counter(c.counter) v;
+
+-- made, and backfilled
+SELECT dbscale.create_counter('users', 'follower_count', 'follows', '{id}', '{followee}');
+SELECT dbscale.create_counter('users', 'following_count', 'follows', '{id}', '{follower}');
+SELECT dbscale.create_counter('posts', 'like_count', 'likes', '{id}', '{post_id}');
+SELECT dbscale.create_counter('posts', 'strong', 'likes', '{id}', '{post_id}', filter => 'ok AND w > 5');
+SELECT dbscale.create_counter('posts', 'weight', 'likes', '{id}', '{post_id}', 'sum', 'v');
+SELECT dbscale.create_counter('posts', 'first', 'likes', '{id}', '{post_id}', 'min', 'w');
+SELECT dbscale.create_counter('posts', 'last', 'likes', '{id}', '{post_id}', 'max', 'w', 'ok');
+SELECT counter, target, target_column, source, aggregate, value_column, filter, mode, pending FROM dbscale.counters ORDER BY 1;
+SELECT * FROM users ORDER BY id;
+SELECT * FROM posts ORDER BY id;
+SELECT * FROM wrong;
+
+-- every kind of write
+INSERT INTO likes VALUES (5, 1, 7, 1.25, true);
+INSERT INTO likes VALUES (5, 2, 1, NULL, NULL), (5, 3, NULL, 2, true), (4, 1, 1, 1, false), (99, 1, 1, 1, true), (NULL, 2, 2, 2, true);
+SELECT * FROM posts WHERE id > 3 ORDER BY id;
+INSERT INTO likes VALUES (5, 1, 9, 3, false), (5, 9, 9, 3, true) ON CONFLICT (post_id, liker) DO UPDATE SET w = excluded.w, ok = excluded.ok, v = excluded.v;
+INSERT INTO likes VALUES (5, 1, 9, 3, false) ON CONFLICT DO NOTHING;
+SELECT * FROM posts WHERE id > 3 ORDER BY id;
+UPDATE likes SET post_id = 4 WHERE post_id = 5 AND liker IN (2, 3);
+UPDATE likes SET w = w + 1, ok = NOT ok WHERE post_id IN (1, 2);
+UPDATE likes SET v = v * 2 WHERE liker % 3 = 1;
+MERGE INTO likes l USING (VALUES (1, 1), (1, 77), (2, 2)) n(p, u) ON l.post_id = n.p AND l.liker = n.u
+    WHEN MATCHED AND l.ok THEN DELETE
+    WHEN MATCHED THEN UPDATE SET w = 50
+    WHEN NOT MATCHED THEN INSERT VALUES (n.p, n.u, 3, 3, true);
+DELETE FROM likes WHERE post_id = 3 AND w IN (SELECT max(w) FROM likes WHERE post_id = 3);
+COPY likes FROM STDIN (DELIMITER ',');
+4,100,100,1,true
+4,101,101,1,true
+\.
+SELECT * FROM wrong;
+SELECT * FROM posts ORDER BY id;
+-- two ways from one table; rows that point to themselves
+INSERT INTO follows VALUES (1, 1), (5, 5), (3, 1);
+DELETE FROM follows WHERE follower = 2;
+UPDATE follows SET follower = followee, followee = follower WHERE follower = 1 AND followee = 2;
+SELECT * FROM users ORDER BY id;
+SELECT * FROM wrong;
+
+-- undone
+BEGIN;
+DELETE FROM likes;
+SAVEPOINT a;
+INSERT INTO likes VALUES (1, 1, 1, 1, true);
+ROLLBACK TO a;
+INSERT INTO likes VALUES (1, 2, 2, 2, true);
+SELECT id, like_count, last FROM posts ORDER BY id;
+ROLLBACK;
+SELECT * FROM wrong;
+
+-- a target made later, deleted and made again, with a new key
+INSERT INTO posts (id, like_count, last) VALUES (99, 1000, 1000);
+INSERT INTO likes VALUES (6, 1, 60, 1, true), (6, 2, 61, 1, true);
+INSERT INTO posts (id) SELECT i FROM generate_series(6, 8) i;
+DELETE FROM posts WHERE id = 6;
+DELETE FROM likes WHERE post_id = 6 AND liker = 1;
+INSERT INTO posts (id) VALUES (6), (10);
+UPDATE posts SET id = 11 WHERE id = 1;
+UPDATE posts SET id = 100 - id WHERE id IN (2, 99);
+INSERT INTO posts (id) VALUES (2) ON CONFLICT DO NOTHING;
+INSERT INTO posts (id) VALUES (98) ON CONFLICT (id) DO UPDATE SET title = 'there';
+SELECT * FROM posts WHERE id > 5 ORDER BY id;
+SELECT * FROM wrong;
+-- both in one statement, in either order, and in one transaction
+WITH p AS (INSERT INTO posts (id) VALUES (20)), l AS (INSERT INTO likes VALUES (20, 1, 1, 1, true), (20, 2, 2, 2, true)) SELECT;
+WITH l AS (INSERT INTO likes VALUES (21, 1, 1, 1, true), (21, 2, 2, 2, true)), p AS (INSERT INTO posts (id) VALUES (21)) SELECT;
+BEGIN;
+INSERT INTO likes VALUES (22, 1, 1, 1, true);
+INSERT INTO posts (id) VALUES (22);
+INSERT INTO likes VALUES (22, 2, 2, 2, true), (1, 50, 2, 2, true);
+DELETE FROM likes WHERE post_id = 22 AND liker = 1;
+COMMIT;
+SELECT id, like_count, strong, weight, first, last FROM posts WHERE id BETWEEN 20 AND 22 ORDER BY id;
+SELECT * FROM wrong;
+-- a trigger of the user makes the target when it sees the row
+CREATE FUNCTION make_post() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO counting.posts (id) VALUES (NEW.post_id) ON CONFLICT DO NOTHING; RETURN NULL; END $$;
+CREATE TRIGGER make_post AFTER INSERT ON likes FOR EACH ROW EXECUTE FUNCTION make_post();
+INSERT INTO likes VALUES (30, 1, 1, 1, true), (30, 2, 2, 2, true), (31, 1, 5, 5, true);
+SELECT id, like_count, strong, weight, first, last FROM posts WHERE id >= 30 AND id < 40 ORDER BY id;
+SELECT * FROM wrong;
+DROP TRIGGER make_post ON likes;
+
+-- what an older snapshot would get wrong
+BEGIN ISOLATION LEVEL REPEATABLE READ;
+INSERT INTO likes VALUES (4, 300, 1, 1, true);
+SAVEPOINT a;
+INSERT INTO likes VALUES (12345, 300, 1, 1, true);
+ROLLBACK TO a;
+INSERT INTO posts (id) VALUES (12345);
+ROLLBACK TO a;
+DELETE FROM likes WHERE post_id = 4;
+ROLLBACK;
+
+-- the column belongs to the counter
+UPDATE posts SET like_count = 0 WHERE id = 4;
+UPDATE posts SET like_count = like_count, title = 'same' WHERE id = 4;
+-- not while somebody who may disables the triggers
+ALTER TABLE likes DISABLE TRIGGER USER;
+DELETE FROM likes WHERE post_id = 4;
+ALTER TABLE likes ENABLE TRIGGER USER;
+SELECT * FROM wrong;
+SELECT counter, dbscale.repair_counter(counter) FROM dbscale.counter WHERE target = 'posts'::regclass ORDER BY 1;
+SELECT * FROM wrong;
+
+-- a user who may write the source need not be able to write the target
+CREATE ROLE regress_liker;
+GRANT USAGE ON SCHEMA counting TO regress_liker;
+GRANT SELECT, INSERT ON likes TO regress_liker;
+SET ROLE regress_liker;
+INSERT INTO likes VALUES (4, 1, 1, 1, true);
+CREATE TEMP TABLE mine (post_id bigint, liker int, w int, v numeric, ok boolean);
+CREATE TRIGGER mine AFTER INSERT ON mine REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION dbscale_shards.likes_counter_source();
+SELECT dbscale.drop_counter('posts_like_count');
+RESET ROLE;
+SELECT like_count FROM posts WHERE id = 4;
+
+-- buffered
+SELECT dbscale.create_counter('posts', 'hot', 'likes', '{id}', '{post_id}', filter => 'w IS NOT NULL', mode => 'buffered');
+BEGIN;
+INSERT INTO likes SELECT 4, i, i, i, true FROM generate_series(200, 220) i;
+INSERT INTO likes VALUES (4, 221, 1, 1, true), (4, 222, NULL, 1, true), (5, 221, 1, 1, true), (12, 1, 1, 1, true);
+SELECT hot, dbscale.counter_value('posts_hot', id) AS value, dbscale.counter_value('posts_like_count', 4) FROM posts WHERE id = 4;
+SELECT pending, lag >= '0' AS lag FROM dbscale.counters WHERE counter = 'posts_hot';
+SELECT * FROM wrong;
+COMMIT;
+SELECT dbscale.fold_counter('posts_hot') IS NOT NULL AS folded;
+SELECT id, hot FROM posts WHERE id IN (4, 5) ORDER BY id;
+SELECT pending, lag FROM dbscale.counters WHERE counter = 'posts_hot';
+INSERT INTO posts (id) VALUES (12);
+DELETE FROM posts WHERE id = 4;
+DELETE FROM likes WHERE post_id = 4 AND liker < 210;
+INSERT INTO posts (id) VALUES (4);
+SELECT id, hot, dbscale.counter_value('posts_hot', id) AS value FROM posts WHERE id IN (4, 12) ORDER BY id;
+SELECT * FROM wrong;
+-- the worker does it too
+INSERT INTO likes VALUES (12, 2, 1, 1, true);
+DO $$ BEGIN FOR i IN 1..100 LOOP
+    EXIT WHEN (SELECT hot = 2 FROM counting.posts WHERE id = 12);
+    COMMIT; PERFORM pg_sleep(0.1);
+END LOOP; END $$;
+SELECT hot FROM posts WHERE id = 12;
+-- nothing is pending for a key without a target
+SELECT dbscale.counter_value('posts_hot', 12345), dbscale.counter_value('posts_hot', NULL), dbscale.counter_value('posts_hot', '12');
+SELECT dbscale.counter_value('posts_hot', 1, 2);
+TRUNCATE likes;
+SELECT DISTINCT like_count, strong, weight, first, last, hot FROM posts;
+SELECT * FROM wrong;
+
+-- refused, before anything is changed
+CREATE TABLE odd (id int, k int PRIMARY KEY, n int, t text, f float8, d date, g int GENERATED ALWAYS AS (1) STORED, x int);
+CREATE TABLE odd_source (id int, k int, kl bigint, t text, f float8, w int, v numeric, ts timestamptz, d date);
+SELECT dbscale.create_counter('odd', 't', 'odd_source', '{k}', '{k}');
+SELECT dbscale.create_counter('odd', 'g', 'odd_source', '{k}', '{k}');
+SELECT dbscale.create_counter('odd', 'k', 'odd_source', '{k}', '{k}');
+SELECT dbscale.create_counter('odd', 'nix', 'odd_source', '{k}', '{k}');
+SELECT dbscale.create_counter('odd', 'n', 'odd_source', '{k}', '{kl}');
+SELECT dbscale.create_counter('odd', 'n', 'odd_source', '{k}', '{k,id}');
+SELECT dbscale.create_counter('odd', 'n', 'odd_source', '{id}', '{k}');
+SELECT dbscale.create_counter('odd', 'n', 'odd_source', '{}', '{}');
+SELECT dbscale.create_counter('odd', 'n', 'odd_source', '{k}', '{k}', 'avg', 'w');
+SELECT dbscale.create_counter('odd', 'n', 'odd_source', '{k}', '{k}', 'sum');
+SELECT dbscale.create_counter('odd', 'n', 'odd_source', '{k}', '{k}', 'sum', 't');
+SELECT dbscale.create_counter('odd', 'f', 'odd_source', '{k}', '{k}', 'sum', 'f');
+SELECT dbscale.create_counter('odd', 'n', 'odd_source', '{k}', '{k}', 'sum', 'f');
+SELECT dbscale.create_counter('odd', 'n', 'odd_source', '{k}', '{k}', 'sum', 'v');
+SELECT dbscale.create_counter('odd', 'n', 'odd_source', '{k}', '{k}', 'max', 'd');
+SELECT dbscale.create_counter('odd', 't', 'odd_source', '{k}', '{k}', 'max', 't');
+SELECT dbscale.create_counter('odd', 'd', 'odd_source', '{k}', '{k}', 'max', 'd', mode => 'buffered');
+SELECT dbscale.create_counter('odd', 'n', 'odd_source', '{k}', '{k}', mode => 'fast');
+SELECT dbscale.create_counter('odd', 'n', 'odd_source', '{k}', '{k}', filter => 'w >');
+SELECT dbscale.create_counter('odd', 'n', 'odd_source', '{k}', '{k}', filter => 'nix > 1');
+SELECT dbscale.create_counter('odd', 'n', 'odd_source', '{k}', '{k}', filter => 'w');
+SELECT dbscale.create_counter('odd', 'n', 'odd_source', '{k}', '{k}', filter => 'ts > now()');
+SELECT dbscale.create_counter('odd', 'n', 'odd_source', '{k}', '{k}', filter => 'random() > 0.5');
+SELECT dbscale.create_counter('odd', 'n', 'odd_source', '{k}', '{k}', filter => 'w IN (SELECT 1)');
+SELECT dbscale.create_counter('odd', 'n', 'odd_source', '{k}', '{k}', filter => 'w = 1) FROM odd WHERE (true');
+SELECT dbscale.create_counter('odd', 'n', 'odd_source', '{k}', '{k}', filter => 'true); DROP TABLE odd; SELECT (1');
+SELECT dbscale.create_counter('odd', 'n', 'odd_source', '{k}', '{k}', filter => 'odd_source IS NOT NULL');
+SELECT dbscale.create_counter('odd', 'n', 'wrong', '{k}', '{k}');
+SELECT dbscale.create_counter('odd', 'n', 'mine', '{k}', '{k}');
+SELECT dbscale.create_counter('odd', 'n', NULL, '{k}', '{k}');
+SELECT dbscale.create_counter('posts', 'hot', 'likes', '{id}', '{post_id}');
+SELECT dbscale.drop_counter('nix');
+BEGIN ISOLATION LEVEL REPEATABLE READ;
+SELECT dbscale.create_counter('odd', 'n', 'odd_source', '{k}', '{k}');
+ROLLBACK;
+SET ROLE regress_liker;
+SELECT dbscale.create_counter('odd', 'n', 'odd_source', '{k}', '{k}');
+RESET ROLE;
+-- dates and filters that depend on settings are kept as they were meant
+SET datestyle = 'SQL, DMY';
+SELECT dbscale.create_counter('odd', 'n', 'odd_source', '{k}', '{k}', filter => $$d > '02/03/2020'$$);
+RESET datestyle;
+SELECT dbscale.create_counter('odd', 'd', 'odd_source', '{k}', '{k}', 'max', 'd');
+SELECT filter FROM dbscale.counter WHERE counter = 'odd_n';
+INSERT INTO odd (k) VALUES (1);
+INSERT INTO odd_source (k, d, v) VALUES (1, '2020-02-20', 1), (1, '2020-03-03', 2);
+SELECT k, n, d FROM odd;
+SELECT dbscale.create_counter('odd', 'x', 'odd_source', '{k}', '{k}', 'count', 'w');
+ALTER TABLE odd ADD total numeric;
+SELECT dbscale.create_counter('odd', 'total', 'odd_source', '{k}', '{k}', 'sum', 'v');
+INSERT INTO odd_source (k, v) VALUES (1, 'NaN');
+INSERT INTO odd_source (k, w, v) VALUES (1, 1, 0.5);
+SELECT k, n, x, total FROM odd;
+
+-- DDL
+ALTER TABLE posts RENAME TO articles;
+ALTER TABLE likes RENAME COLUMN post_id TO "the post";
+ALTER TABLE likes RENAME COLUMN ok TO fine;
+ALTER TABLE articles RENAME COLUMN like_count TO "like count";
+ALTER TABLE likes ADD COLUMN note text;
+ALTER TABLE articles DROP COLUMN title;
+ALTER SCHEMA counting RENAME TO counted;
+SET search_path = counted, public;
+SELECT counter, target_column, source_key, filter FROM dbscale.counter WHERE target = 'articles'::regclass ORDER BY 1;
+INSERT INTO likes VALUES (7, 1, 6, 6, true);
+SELECT * FROM articles WHERE id = 7;
+ALTER TABLE likes DROP COLUMN w;
+ALTER TABLE articles DROP CONSTRAINT posts_pkey;
+ALTER TABLE likes ALTER COLUMN "the post" TYPE int;
+ALTER TABLE articles ALTER COLUMN "like count" TYPE text;
+ALTER TABLE articles FORCE ROW LEVEL SECURITY;
+-- with a foreign key a new target begins empty; without it, it is computed
+DELETE FROM likes WHERE "the post" NOT IN (SELECT id FROM articles);
+ALTER TABLE likes ADD CONSTRAINT known FOREIGN KEY ("the post") REFERENCES articles ON DELETE CASCADE ON UPDATE CASCADE;
+SELECT tgname FROM pg_trigger WHERE tgrelid = 'articles'::regclass AND tgname ~ 'counter' ORDER BY 1;
+INSERT INTO likes VALUES (8, 1, 8, 8, true), (8, 2, 9, 9, true);
+UPDATE articles SET id = 800 WHERE id = 8;
+DELETE FROM articles WHERE id = 7;
+INSERT INTO articles (id) VALUES (7), (8);
+INSERT INTO likes VALUES (8, 1, 8, 8, true);
+SELECT dbscale.fold_counter('posts_hot') IS NOT NULL AS folded;
+SELECT * FROM articles WHERE id IN (7, 8, 800) ORDER BY id;
+SELECT dbscale.drop_counter('posts_hot');
+SELECT tgname FROM pg_trigger WHERE tgrelid = 'articles'::regclass AND tgname ~ 'counter' ORDER BY 1;
+ALTER TABLE likes DROP CONSTRAINT known;
+SELECT tgname FROM pg_trigger WHERE tgrelid = 'articles'::regclass AND tgname ~ 'counter' ORDER BY 1;
+
+-- a table that counts its own rows
+CREATE TABLE comments (id int PRIMARY KEY, parent int, replies int);
+SELECT dbscale.create_counter('comments', 'replies', 'comments', '{id}', '{parent}');
+INSERT INTO comments VALUES (2, 1), (1, NULL), (3, 1), (4, 4);
+INSERT INTO comments VALUES (5, 1), (6, 5);
+DELETE FROM comments WHERE id = 3;
+SELECT * FROM comments ORDER BY id;
+SELECT * FROM dbscale.verify_counter('comments_replies');
+
+-- gone without a trace
+DROP TABLE comments, odd, follows;
+DROP TABLE likes;
+SELECT counter FROM dbscale.counter;
+SELECT tgname FROM pg_trigger WHERE tgrelid = 'articles'::regclass;
+SELECT relname FROM pg_class WHERE relnamespace = 'dbscale_shards'::regnamespace
+UNION ALL SELECT proname FROM pg_proc WHERE pronamespace = 'dbscale_shards'::regnamespace;
+UPDATE articles SET "like count" = 3 WHERE id = 7;
+DROP OWNED BY regress_liker;
+DROP ROLE regress_liker;
+SET client_min_messages = warning;
+DROP SCHEMA counted CASCADE;
