@@ -1,9 +1,20 @@
 -- Counters of distributed and reference tables.
+\set SHOW_CONTEXT never
 SET client_min_messages = warning;
 CREATE EXTENSION IF NOT EXISTS dbscale CASCADE;
 SELECT dbscale.add_local_node('c1'), dbscale.add_local_node('c2');
 CREATE SCHEMA sharded;
 SET search_path = sharded, public;
+-- fold all that is pending; the worker may be at it too, and has rows locked then
+CREATE PROCEDURE settle(which name) LANGUAGE plpgsql AS $$
+BEGIN
+    FOR i IN 1..200 LOOP
+        PERFORM dbscale.fold_counter(which);
+        EXIT WHEN (SELECT pending = 0 FROM dbscale.counters WHERE counter = which);
+        COMMIT;
+        PERFORM pg_sleep(0.05);
+    END LOOP;
+END $$;
 CREATE TABLE posts (id bigint PRIMARY KEY, title text, like_count bigint NOT NULL DEFAULT 0, strong int, last int, hot bigint NOT NULL DEFAULT 0);
 CREATE TABLE likes (post_id bigint, liker int, w int, ok boolean, PRIMARY KEY (post_id, liker));
 SELECT dbscale.distribute_table('posts', 'id', shard_count => 4);
@@ -25,7 +36,7 @@ INSERT INTO likes SELECT i, 2, i * 2, true FROM generate_series(5, 12) i;
 INSERT INTO likes VALUES (7, 1, 3, true) ON CONFLICT (post_id, liker) DO UPDATE SET w = excluded.w;
 UPDATE likes SET ok = NOT ok WHERE liker % 2 = 0;
 UPDATE likes SET post_id = post_id + 1 WHERE liker = 2 AND post_id = 12;
-UPDATE likes SET post_id = 9 WHERE liker < 12 AND post_id = 4;
+UPDATE likes SET post_id = 9 WHERE liker < 9 AND post_id = 4;
 DELETE FROM likes WHERE post_id = 3 AND w > 30;
 COPY likes FROM STDIN (DELIMITER ',');
 9,9,9,true
@@ -34,7 +45,7 @@ COPY likes FROM STDIN (DELIMITER ',');
 \.
 INSERT INTO posts (id, like_count) SELECT i, 55 FROM generate_series(11, 13) i;
 UPDATE posts SET id = 20 WHERE id = 13;
-SELECT dbscale.fold_counter('posts_hot') IS NOT NULL AS folded;
+CALL settle('posts_hot');
 SELECT * FROM posts ORDER BY id;
 SELECT * FROM wrong;
 UPDATE posts SET like_count = 0 WHERE id = 1;
@@ -75,7 +86,7 @@ ALTER TABLE hearts ADD FOREIGN KEY (post_id) REFERENCES posts ON DELETE CASCADE;
 INSERT INTO hearts VALUES (4, 500, 500, true);
 DELETE FROM posts WHERE id IN (3, 7);
 INSERT INTO posts (id) VALUES (3);
-SELECT dbscale.fold_counter('posts_hot') IS NOT NULL AS folded;
+CALL settle('posts_hot');
 SELECT * FROM posts WHERE id IN (3, 4) ORDER BY id;
 SELECT * FROM wrong;
 ALTER TABLE hearts DROP CONSTRAINT hearts_post_id_fkey;
