@@ -1,0 +1,284 @@
+/*
+ * source.c
+ *		The trigger function of a table that counters read (triggers.c explains it).
+ */
+#include "counter/groups.h"
+
+#include "utils/builtins.h"
+
+/* The statements for few and for many rows are planned apart: a plan is kept for the session. */
+#define FEW_ROWS 100
+
+static char *
+new_value(const Counter *counter, int n)
+{
+	const char *column = quote_identifier(counter->column);
+
+	if (dbscale_counter_is_extreme(counter))
+		return psprintf("%s = %s(target_.%s, l.x%d)", column,
+						counter->aggregate == COUNTER_MIN ? "least" : "greatest", column, n + 1);
+	return psprintf("%s = coalesce(target_.%s, 0) + l.x%d", column, column, n + 1);
+}
+
+static char *
+add_statement(const CounterGroup *group, Operation op)
+{
+	StringInfoData sql;
+
+	initStringInfo(&sql);
+	appendStringInfo(&sql, "WITH d AS MATERIALIZED (%s), l AS MATERIALIZED (%s) UPDATE %s AS target_ SET ",
+					 dbscale_counter_deltas_to_add(group, op), dbscale_counter_locked(group, "d"), group->table);
+	for (int n = 0; n < list_length(group->counters); n++)
+		appendStringInfo(&sql, "%s%s", n ? ", " : "", new_value(dbscale_counter_nth(group, n), n));
+	appendStringInfo(&sql, " FROM l WHERE %s;\n", dbscale_counter_join_k(group->target_key, "target_", "l"));
+	return sql.data;
+}
+
+/* The same for one row that points to one target: nothing to group, and no order to keep. */
+static char *
+add_one_statement(const CounterGroup *group, Operation op)
+{
+	StringInfoData sql;
+
+	initStringInfo(&sql);
+	appendStringInfo(&sql, "UPDATE %s AS target_ SET ", group->table);
+	for (int n = 0; n < list_length(group->counters); n++)
+		appendStringInfo(&sql, "%s%s", n ? ", " : "", new_value(dbscale_counter_nth(group, n), n));
+	appendStringInfo(&sql, " FROM (%s) l WHERE %s;\n", dbscale_counter_deltas(group, op, true),
+					 dbscale_counter_join_k(group->target_key, "target_", "l"));
+	return sql.data;
+}
+
+/* By 3: what of min and max may have gone is computed. */
+static void
+append_recompute(StringInfo sql, const CounterGroup *group, Operation op)
+{
+	StringInfoData set;
+	StringInfoData where;
+
+	if (op == ON_INSERT || group->buffered)
+		return;
+	initStringInfo(&set);
+	initStringInfo(&where);
+	for (int n = 0; n < list_length(group->counters); n++)
+	{
+		const Counter *counter = dbscale_counter_nth(group, n);
+		const char *column = quote_identifier(counter->column);
+		const char *sign = counter->aggregate == COUNTER_MIN ? "<" : ">";
+		char	   *gone;
+
+		if (!dbscale_counter_is_extreme(counter))
+			continue;
+		gone = psprintf("(d.o%d %s= target_.%s AND (d.x%d IS NULL OR d.o%d %s d.x%d))",
+						n + 1, sign, column, n + 1, n + 1, sign, n + 1);
+		appendStringInfo(&set, "%s%s = CASE WHEN %s THEN %s ELSE target_.%s END", set.len ? ", " : "", column, gone,
+						 dbscale_counter_true_value(group->place, counter, "target_", false), column);
+		appendStringInfo(&where, "%s%s", where.len ? " OR " : "", gone);
+	}
+	if (set.len == 0)
+		return;
+	appendStringInfo(sql, "UPDATE %s AS target_ SET %s FROM (%s) d WHERE %s AND (%s);\n"
+					 "IF FOUND AND current_setting('transaction_isolation') NOT LIKE 'read%%' THEN\n"
+					 "  RAISE EXCEPTION USING ERRCODE = '0A000',\n"
+					 "    MESSAGE = 'the least or greatest row of a counter cannot be taken away in a transaction that is '"
+					 " || current_setting('transaction_isolation'),\n"
+					 "    DETAIL = 'The next one would be looked for in a snapshot that may be too old.',\n"
+					 "    HINT = 'Use a transaction that is read committed.';\nEND IF;\n",
+					 group->table, set.data, dbscale_counter_deltas_to_add(group, op),
+					 dbscale_counter_join_k(group->target_key, "target_", "d"), where.data);
+}
+
+static void
+append_compute_made(StringInfo sql, const CounterGroup *group, Operation op)
+{
+	char	   *keys = dbscale_counter_keys_to_compute(group, op);
+
+	appendStringInfo(sql, "IF made_all OR cardinality(made) > 0 THEN\n"
+					 "PERFORM FROM (WITH d AS MATERIALIZED (%s) %s) x;\n%sEND IF;\n",
+					 keys, dbscale_counter_locked(group, "d"), dbscale_counter_compute_statement(group, keys));
+}
+
+/* By 4, under REPEATABLE READ: a target that is not visible may be there all the same. */
+static void
+append_check_snapshot(StringInfo sql, const CounterGroup *group, Operation op)
+{
+	appendStringInfo(sql, "IF current_setting('transaction_isolation') NOT LIKE 'read%%' AND EXISTS (SELECT FROM (%s) d"
+					 " WHERE NOT EXISTS (SELECT FROM %s AS target_ WHERE %s)) THEN\n"
+					 "  RAISE EXCEPTION USING ERRCODE = '40001',\n"
+					 "    MESSAGE = 'could not serialize access: a counted row refers to a row that the transaction does not see',\n"
+					 "    DETAIL = 'It may have been inserted after the transaction began, and would not be counted.',\n"
+					 "    HINT = 'Retry, or use a transaction that is read committed.';\nEND IF;\n",
+					 dbscale_counter_deltas(group, op, false), group->table, dbscale_counter_join_k(group->target_key, "target_", "d"));
+}
+
+static char *
+append_statement(const CounterGroup *group, const char *deltas)
+{
+	const char *k = dbscale_counter_list_k(group->nkeys, "");
+
+	return psprintf("INSERT INTO %s (%s, delta) SELECT %s, x1 FROM (%s) d;\n",
+					dbscale_counter_buffer_name(group->place, linitial(group->counters)), k, k, deltas);
+}
+
+/* A sum with NaN in it could never be subtracted from again. */
+static void
+append_check_finite(StringInfo sql, List *counters)
+{
+	ListCell   *lc;
+
+	foreach(lc, counters)
+	{
+		const Counter *counter = lfirst(lc);
+
+		if (counter->aggregate != COUNTER_SUM || strncmp(counter->value_type, "numeric", 7) != 0)
+			continue;
+		appendStringInfo(sql, "IF EXISTS (SELECT FROM new_rows WHERE %s IN ('NaN', 'Infinity', '-Infinity')) THEN\n"
+						 "  RAISE EXCEPTION USING ERRCODE = '22003', MESSAGE = %s,\n"
+						 "    DETAIL = 'NaN and infinity cannot be subtracted again.', HINT = 'Insert finite numbers.';\nEND IF;\n",
+						 quote_identifier(counter->value),
+						 quote_literal_cstr(psprintf("counter \"%s\" cannot add values that are not finite", counter->name)));
+	}
+}
+
+/* one: there is one row at most, and nothing that 6 speaks of; few: FEW_ROWS at most. */
+static void
+append_count_rows(StringInfo sql, Operation op)
+{
+	const char *rows = op == ON_DELETE ? "old_rows" : "new_rows";
+
+	appendStringInfo(sql, "PERFORM FROM %s OFFSET 1 LIMIT 1;\none := NOT FOUND AND NOT made_all AND made = '{}';\n"
+					 "few := one;\nIF NOT one THEN few := (SELECT count(*) FROM (SELECT FROM %s LIMIT %d) x) <= %d; END IF;\n",
+					 rows, rows, FEW_ROWS + 1, FEW_ROWS);
+}
+
+static void
+append_operation(StringInfo sql, List *groups, List *counters, Operation op)
+{
+	ListCell   *lc;
+
+	if (op != ON_DELETE)
+		append_check_finite(sql, counters);
+	foreach(lc, groups)
+	{
+		const CounterGroup *group = lfirst(lc);
+
+		if (!group->locks)
+			continue;
+		dbscale_counter_append_locks(sql, group, psprintf("SELECT %s FROM (%s) d", dbscale_counter_list_k(group->nkeys, ""),
+										  dbscale_counter_deltas(group, op, false)), false);
+		append_check_snapshot(sql, group, op);
+	}
+	append_count_rows(sql, op);
+	foreach(lc, groups)
+	{
+		const CounterGroup *group = lfirst(lc);
+
+		if (!group->buffered)
+			continue;
+		if (op == ON_UPDATE)
+			appendStringInfoString(sql, append_statement(group, dbscale_counter_deltas_to_add(group, op)));
+		else
+			appendStringInfo(sql, "IF one THEN\n%sELSE\n%sEND IF;\n", append_statement(group, dbscale_counter_deltas(group, op, true)),
+							 append_statement(group, dbscale_counter_deltas_to_add(group, op)));
+	}
+	foreach(lc, groups)
+	{
+		const CounterGroup *group = lfirst(lc);
+
+		if (!group->buffered)
+		{
+			char	   *statement = add_statement(group, op);
+
+			if (op != ON_UPDATE && list_length(dbscale_counter_source_keys(group)) == 1)
+				appendStringInfo(sql, "IF one THEN\n%sELSIF", add_one_statement(group, op));
+			else
+				appendStringInfoString(sql, "IF");
+			appendStringInfo(sql, " few THEN\n%sELSE\n%sEND IF;\n", statement, statement);
+			append_recompute(sql, group, op);
+		}
+		if (group->computes)
+			append_compute_made(sql, group, op);
+	}
+}
+
+/* TRUNCATE of the source: every target has the empty value. */
+static void
+append_truncate(StringInfo sql, List *groups)
+{
+	ListCell   *lc;
+
+	foreach(lc, groups)
+	{
+		const CounterGroup *group = lfirst(lc);
+		StringInfoData set;
+		StringInfoData where;
+
+		initStringInfo(&set);
+		initStringInfo(&where);
+		for (int n = 0; n < list_length(group->counters); n++)
+		{
+			const Counter *counter = dbscale_counter_nth(group, n);
+			const char *column = quote_identifier(counter->column);
+
+			appendStringInfo(&set, "%s%s = %s", n ? ", " : "", column, dbscale_counter_empty(counter));
+			appendStringInfo(&where, "%starget_.%s IS DISTINCT FROM %s", n ? " OR " : "", column, dbscale_counter_empty(counter));
+		}
+		if (group->buffered)
+			appendStringInfo(sql, "IF current_setting('transaction_isolation') NOT LIKE 'read%%' THEN\n"
+							 "  RAISE EXCEPTION USING ERRCODE = '0A000',\n"
+							 "    MESSAGE = 'a table with a buffered counter cannot be truncated in a transaction that is '"
+							 " || current_setting('transaction_isolation'),\n"
+							 "    DETAIL = 'What the counter has pending may be newer than the transaction''s snapshot.',\n"
+							 "    HINT = 'Use a transaction that is read committed.';\nEND IF;\nDELETE FROM %s;\n",
+							 dbscale_counter_buffer_name(group->place, linitial(group->counters)));
+		appendStringInfo(sql, "PERFORM FROM (SELECT FROM %s AS target_ WHERE %s ORDER BY %s FOR NO KEY UPDATE) x;\n"
+						 "UPDATE %s AS target_ SET %s WHERE %s;\n",
+						 group->table, where.data, dbscale_counter_list_columns(group->target_key, "target_."),
+						 group->table, set.data, where.data);
+	}
+}
+
+List *
+dbscale_counter_source_sql(const CounterPlace *place, Oid source, List *counters)
+{
+	static const char *const events[] = {
+		"INSERT", "DELETE", "UPDATE", "TRUNCATE"
+	};
+	static const char *const rows[] = {
+		"REFERENCING NEW TABLE AS new_rows", "REFERENCING OLD TABLE AS old_rows",
+		"REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows", ""
+	};
+	char	   *table = dbscale_counter_table_at(place, source);
+	char	   *function = dbscale_counter_function_name(place, source, false);
+	List	   *groups = dbscale_counter_make_groups(place, counters);
+	List	   *commands;
+	StringInfoData body;
+
+	if (counters == NIL)
+		return dbscale_counter_drop_function(table, function, dbscale_counter_source_triggers,
+											 lengthof(dbscale_counter_source_triggers));
+	initStringInfo(&body);
+	/* where tables count one another, our UPDATEs fire this again: those of no row end it */
+	appendStringInfoString(&body, "IF TG_OP = 'UPDATE' THEN\nPERFORM FROM new_rows LIMIT 1;\nIF NOT FOUND THEN RETURN NULL; END IF;\nEND IF;\n");
+	/* an assignment is much faster than PERFORM, which is a query */
+	appendStringInfo(&body, "ignored := set_config('" COUNTING "', 'on', true);\n"
+					 "ignored := current_setting('dbscale_shards.made', true);\n"
+					 "IF ignored = '*' THEN made_all := true;\n"
+					 "ELSIF ignored <> '' THEN made := string_to_array(ignored, ',')::integer[];\nEND IF;\n");
+	for (Operation op = ON_INSERT; op <= ON_UPDATE; op++)
+	{
+		appendStringInfo(&body, "%s TG_OP = '%s' THEN\n", op == ON_INSERT ? "IF" : "ELSIF", events[op]);
+		append_operation(&body, groups, counters, op);
+	}
+	appendStringInfoString(&body, "ELSE\n");
+	append_truncate(&body, groups);
+	appendStringInfoString(&body, "END IF;\nignored := set_config('" COUNTING "', counting, true);\nRETURN NULL;\n");
+
+	commands = dbscale_counter_create_function(place, function, dbscale_counter_owner(((Counter *) linitial(counters))->target),
+							   "made integer[] := '{}';\nmade_all boolean := false;\none boolean;\nfew boolean;\nn integer;\n", body.data);
+	for (int i = 0; i < lengthof(events); i++)
+		commands = lappend(commands, psprintf("CREATE OR REPLACE TRIGGER %s AFTER %s ON %s %s FOR EACH STATEMENT %s"
+											  " EXECUTE FUNCTION %s()", dbscale_counter_source_triggers[i], events[i], table, rows[i],
+											  dbscale_counter_when(place, NULL), function));
+	return commands;
+}
