@@ -26,7 +26,8 @@ WHERE p.pronamespace = 'dbscale'::regnamespace
   AND EXISTS (SELECT FROM pg_depend d WHERE d.objid = p.oid AND d.classid = 'pg_proc'::regclass AND d.deptype = 'e')
   AND p.provolatile = 'v'
   AND p.prorettype <> 'fdw_handler'::regtype
-  AND p.proname NOT IN ('running_jobs', 'shard_sizes', 'shard_load', 'node_replicas', 'rebalance_plan', 'drain_plan')
+  AND p.proname NOT IN ('running_jobs', 'shard_sizes', 'shard_load', 'node_replicas', 'rebalance_plan', 'drain_plan',
+                        'counter_pending', 'counter_value')
   AND NOT EXISTS (SELECT FROM pg_foreign_data_wrapper w WHERE w.fdwvalidator = p.oid)
   AND EXISTS (SELECT FROM aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a
               WHERE a.grantee = 0 AND a.privilege_type = 'EXECUTE')

@@ -253,6 +253,7 @@ ALTER TABLE articles DROP CONSTRAINT posts_pkey;
 ALTER TABLE likes ALTER COLUMN "the post" TYPE int;
 ALTER TABLE articles ALTER COLUMN "like count" TYPE text;
 ALTER TABLE articles FORCE ROW LEVEL SECURITY;
+DROP TRIGGER dbscale_counter_insert ON likes;
 -- with a foreign key a new target begins empty; without it, it is computed
 DELETE FROM likes WHERE "the post" NOT IN (SELECT id FROM articles);
 ALTER TABLE likes ADD CONSTRAINT known FOREIGN KEY ("the post") REFERENCES articles ON DELETE CASCADE ON UPDATE CASCADE;

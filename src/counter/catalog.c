@@ -35,12 +35,6 @@ aggregate_by_name(const char *name)
 	elog(ERROR, "unknown aggregate \"%s\" in dbscale.counter", name);
 }
 
-bool
-dbscale_counter_exists_any(void)
-{
-	return dbscale_counter_query("SELECT 1 FROM dbscale.counter LIMIT 1") != NULL;
-}
-
 Oid
 dbscale_counter_owner(Oid relid)
 {

@@ -259,6 +259,20 @@ dbscale_create_counter(PG_FUNCTION_ARGS)
 
 /* ---- the others ---- */
 
+/* Returns how many rows of the target have changed: the command's count of rows. */
+static int64
+fold_all(const Counter *counter, List *places)
+{
+	CounterBatch *batch = dbscale_counter_batch();
+	ListCell   *lc;
+
+	foreach(lc, places)
+		dbscale_counter_send(batch, lfirst(lc), InvalidOid,
+							 psprintf("SELECT FROM pg_catalog.generate_series(1, (SELECT %s))",
+									  dbscale_counter_fold_call(lfirst(lc), counter)));
+	return dbscale_counter_finish(batch);
+}
+
 /* The counter, for an owner of its target. */
 static Counter *
 own_counter(Name name)
@@ -273,13 +287,20 @@ Datum
 dbscale_drop_counter(PG_FUNCTION_ARGS)
 {
 	Counter    *counter = own_counter(PG_GETARG_NAME(0));
+	List	   *places;
 	Oid			user;
 	int			context;
 
 	lock_tables(counter);
 	user = become_owner(&context);
 	counter = dbscale_counter_get(counter->name, false);
-	dbscale_counter_drop(counter, dbscale_counter_places(counter->target));
+	places = dbscale_counter_places(counter->target);
+	if (counter->buffered)
+	{
+		lock_on_nodes(counter, places);
+		(void) fold_all(counter, places);
+	}
+	dbscale_counter_drop(counter, places);
 	SetUserIdAndSecContext(user, context);
 	PG_RETURN_VOID();
 }
@@ -331,18 +352,11 @@ dbscale_verify_counter(PG_FUNCTION_ARGS)
 	return (Datum) 0;
 }
 
-static char *
-fold_query(const CounterPlace *place, const Counter *counter)
-{
-	return psprintf("SELECT %s", dbscale_counter_fold_call(place, counter));
-}
-
 Datum
 dbscale_fold_counter(PG_FUNCTION_ARGS)
 {
 	Counter    *counter = own_counter(PG_GETARG_NAME(0));
-	int64		folded = 0;
-	ListCell   *lc;
+	int64		folded;
 	Oid			user;
 	int			context;
 
@@ -350,14 +364,7 @@ dbscale_fold_counter(PG_FUNCTION_ARGS)
 		PG_RETURN_INT64(0);
 	check_isolation("fold_counter");
 	user = become_owner(&context);
-	foreach(lc, dbscale_counter_places(counter->target))
-	{
-		CounterBatch *batch = dbscale_counter_batch();
-
-		dbscale_counter_send(batch, lfirst(lc), InvalidOid,
-							 psprintf("SELECT FROM generate_series(1, (%s))", fold_query(lfirst(lc), counter)));
-		folded += dbscale_counter_finish(batch);
-	}
+	folded = fold_all(counter, dbscale_counter_places(counter->target));
 	SetUserIdAndSecContext(user, context);
 	PG_RETURN_INT64(folded);
 }
@@ -463,6 +470,23 @@ dbscale_counter_value(PG_FUNCTION_ARGS)
 	PG_RETURN_TEXT_P(cstring_to_text(value));
 }
 
+/* Where the counter is, without nodes that are disabled. */
+static List *
+enabled_places(const Counter *counter)
+{
+	List	   *enabled = NIL;
+	ListCell   *lc;
+
+	foreach(lc, dbscale_counter_places(counter->target))
+	{
+		CounterPlace *place = lfirst(lc);
+
+		if (place->group == NULL || place->shard->node->enabled)
+			enabled = lappend(enabled, place);
+	}
+	return enabled;
+}
+
 Datum
 dbscale_counter_pending(PG_FUNCTION_ARGS)
 {
@@ -482,7 +506,7 @@ dbscale_counter_pending(PG_FUNCTION_ARGS)
 		bool		nulls[3] = {false, false, false};
 		ListCell   *row;
 
-		foreach(row, dbscale_counter_query_places(dbscale_counter_places(counter->target), counter, dbscale_counter_pending_sql, 2))
+		foreach(row, dbscale_counter_query_places(enabled_places(counter), counter, dbscale_counter_pending_sql, 2))
 		{
 			pending += strtoll(((char **) lfirst(row))[0], NULL, 10);
 			seconds = Max(seconds, strtod(((char **) lfirst(row))[1], NULL));

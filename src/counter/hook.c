@@ -14,8 +14,12 @@
  *		came or went), it is made anew
  *
  * all in the statement's transaction, under its locks.
+ *
+ * While a dump is restored the counters' rows are there before the triggers are: until
+ * then DDL is none of our business.  And what such a script adds (a primary key to one
+ * table, before the other's) cannot harm a counter.
  */
-#include "counter/internal.h"
+#include "counter/groups.h"
 
 #include "access/xact.h"
 #include "catalog/index.h"
@@ -74,6 +78,73 @@ concern_of_rename(RenameStmt *stmt, Concern *concern)
 	}
 }
 
+/* Forms of ALTER TABLE that can neither break a counter nor change its SQL. */
+static bool
+is_harmless(AlterTableCmd *cmd)
+{
+	switch (cmd->subtype)
+	{
+		case AT_AddConstraint:
+			return castNode(Constraint, cmd->def)->contype != CONSTR_FOREIGN;
+		case AT_AddColumn:
+		case AT_AttachPartition:
+		case AT_ClusterOn:
+		case AT_ColumnDefault:
+		case AT_EnableRowSecurity:
+		case AT_ReplicaIdentity:
+		case AT_SetOptions:
+		case AT_SetStatistics:
+			return true;
+		default:
+			return false;
+	}
+}
+
+static bool
+all_harmless(AlterTableStmt *stmt)
+{
+	ListCell   *lc;
+
+	foreach(lc, stmt->cmds)
+		if (!is_harmless(lfirst(lc)))
+			return false;
+	return true;
+}
+
+static bool
+is_our_trigger(const char *name)
+{
+	for (int i = 0; i < lengthof(dbscale_counter_source_triggers); i++)
+		if (strcmp(name, dbscale_counter_source_triggers[i]) == 0 || strcmp(name, dbscale_counter_target_triggers[i]) == 0)
+			return true;
+	return false;
+}
+
+/* DROP TRIGGER of a counter's: its name stands behind the table's. */
+static void
+check_drop_trigger(DropStmt *stmt)
+{
+	ListCell   *lc;
+
+	foreach(lc, stmt->objects)
+	{
+		List	   *name = lfirst(lc);
+		Oid			relid = RangeVarGetRelid(makeRangeVarFromNameList(list_truncate(list_copy(name), list_length(name) - 1)), NoLock, true);
+		char	   *counter;
+
+		if (!OidIsValid(relid) || !is_our_trigger(strVal(llast(name))))
+			continue;
+		counter = dbscale_counter_query(psprintf("SELECT counter FROM dbscale.counter WHERE source = %u OR target = %u ORDER BY 1 LIMIT 1",
+												 relid, relid));
+		if (counter)
+			ereport(ERROR,
+					(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
+					 errmsg("cannot drop trigger \"%s\" of table \"%s\"", strVal(llast(name)), get_rel_name(relid)),
+					 errdetail("Counter \"%s\" is kept by it.", counter),
+					 errhint("Use dbscale.drop_counter('%s').", counter)));
+	}
+}
+
 static Concern
 concern_of(Node *stmt)
 {
@@ -85,8 +156,8 @@ concern_of(Node *stmt)
 			concern_of_rename((RenameStmt *) stmt, &concern);
 			break;
 		case T_AlterTableStmt:
-			concern.any = true;
-			concern.relid = relation_of(((AlterTableStmt *) stmt)->relation);
+			concern.any = !all_harmless((AlterTableStmt *) stmt);
+			concern.relid = concern.any ? relation_of(((AlterTableStmt *) stmt)->relation) : InvalidOid;
 			break;
 		case T_AlterObjectSchemaStmt:
 			concern.any = true;
@@ -204,11 +275,23 @@ drop_rest(const Noted *note)
 	dbscale_counter_drop(note->counter, places);
 }
 
+/* Plain tables have no triggers yet while a dump is restored. */
+static bool
+is_installed(const Counter *counter)
+{
+	return dbscale_counter_query(psprintf("SELECT 1 FROM pg_trigger s, pg_trigger t WHERE s.tgrelid = %u AND s.tgname = %s"
+										  " AND t.tgrelid = %u AND t.tgname = %s",
+										  counter->source, quote_literal_cstr(dbscale_counter_source_triggers[0]),
+										  counter->target, quote_literal_cstr(dbscale_counter_target_triggers[0]))) != NULL;
+}
+
 /* A statement about other objects can change shards' tables only by dropping them. */
 static bool
 needs_look(const Concern *concern, const Noted *note)
 {
-	return !concern->all || ((CounterPlace *) linitial(note->places))->group == NULL;
+	if (((CounterPlace *) linitial(note->places))->group != NULL)
+		return !concern->all;
+	return is_installed(note->counter);
 }
 
 /* Make the tables' functions anew if they would be others. */
@@ -277,7 +360,11 @@ utility_hook(PlannedStmt *pstmt, const char *query, bool read_only_tree, Process
 
 	if (concern.any && dbscale_counter_internal == 0 && !creating_extension && context != PROCESS_UTILITY_SUBCOMMAND &&
 		IsTransactionState() && dbscale_extension_exists())
+	{
+		if (IsA(pstmt->utilityStmt, DropStmt) && ((DropStmt *) pstmt->utilityStmt)->removeType == OBJECT_TRIGGER)
+			check_drop_trigger((DropStmt *) pstmt->utilityStmt);
 		noted = note_counters(&concern);
+	}
 	call_previous(pstmt, query, read_only_tree, context, params, environment, dest, qc);
 	if (noted != NIL)
 		after(&concern, noted);

@@ -86,7 +86,6 @@ extern List *dbscale_counter_list_names(const char *condition);
 extern List *dbscale_counter_list(const char *condition);	/* of Counter *; NULL: all */
 extern List *dbscale_counters_of_source(Oid source);
 extern List *dbscale_counters_of_target(Oid target);
-extern bool dbscale_counter_exists_any(void);
 extern void dbscale_counter_find_out(Counter *counter);
 extern void dbscale_counter_insert(const Counter *counter);
 extern const char *dbscale_counter_aggregate_name(CounterAggregate aggregate);
