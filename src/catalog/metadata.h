@@ -46,6 +46,14 @@ typedef struct Shard
 								 * invalid: none did since the shard was made */
 } Shard;
 
+/* What counters have to do on a shard's node when the shard comes or goes. */
+typedef enum ShardMoment
+{
+	SHARD_MADE,					/* its tables and rows are there: what keeps its counters */
+	SHARD_LEAVING,				/* writers are shut out, rows not yet copied: fold what is pending */
+	SHARD_LEFT					/* its tables have been dropped there: the rest */
+} ShardMoment;
+
 typedef struct TableGroup
 {
 	int			id;

@@ -17,6 +17,6 @@ extern List *dbscale_counter_vacuums(Oid serverid, Oid userid);
 
 /* For ddl/, which is our peer: dbscale.c puts them into its hooks (ddl.h says what they promise). */
 extern void dbscale_counter_check_command(Oid relid, const char *command);
-extern List *dbscale_counter_shard_sql(const TableGroup *group, const Shard *shard, bool leaving);
+extern List *dbscale_counter_shard_sql(const TableGroup *group, const Shard *shard, ShardMoment moment);
 
 #endif							/* DBSCALE_COUNTER_H */

@@ -393,42 +393,48 @@ dbscale_counter_check_command(Oid relid, const char *command)
 			 errhint("Use dbscale.drop_counter('%s') first, and dbscale.create_counter() afterwards.", name)));
 }
 
-/*
- * leaving: what a shard needs before its rows are copied away, writers being shut out;
- * else what it needs when its tables and rows are there.
- */
+/* Commands for one table of a shard. */
+static List *
+table_sql(const CounterPlace *place, Oid relid, ShardMoment moment)
+{
+	List	   *as_source = dbscale_counters_of_source(relid);
+	List	   *as_target = dbscale_counters_of_target(relid);
+	List	   *commands = NIL;
+	ListCell   *lc;
+
+	foreach(lc, as_source)
+	{
+		Counter    *counter = lfirst(lc);
+
+		if (!counter->buffered)
+			continue;
+		if (moment == SHARD_MADE)
+			commands = list_concat(commands, dbscale_counter_buffer_sql(place, counter));
+		else if (moment == SHARD_LEAVING)
+			commands = lappend(commands, psprintf("SELECT %s", dbscale_counter_fold_call(place, counter)));
+		else
+			commands = list_concat(commands, dbscale_counter_drop_buffer_sql(place, counter));
+	}
+	if (moment == SHARD_MADE && as_source)
+		commands = list_concat(commands, dbscale_counter_source_sql(place, relid, as_source));
+	if (moment == SHARD_MADE && as_target)
+		commands = list_concat(commands, dbscale_counter_target_sql(place, relid, as_target));
+	if (moment == SHARD_LEFT && (as_source || as_target))
+		commands = list_concat(commands, dbscale_counter_drop_functions_sql(place, relid));
+	return commands;
+}
+
 List *
-dbscale_counter_shard_sql(const TableGroup *group, const Shard *shard, bool leaving)
+dbscale_counter_shard_sql(const TableGroup *group, const Shard *shard, ShardMoment moment)
 {
 	CounterPlace *place = palloc0(sizeof(CounterPlace));
 	List	   *commands = NIL;
 	ListCell   *lc;
-	ListCell   *lt;
 
 	place->group = group;
 	place->shard = shard;
-	foreach(lt, group->tables)
-	{
-		Oid			relid = lfirst_oid(lt);
-		List	   *as_source = dbscale_counters_of_source(relid);
-		List	   *as_target = leaving ? NIL : dbscale_counters_of_target(relid);
-
-		foreach(lc, as_source)
-		{
-			Counter    *counter = lfirst(lc);
-
-			if (!counter->buffered)
-				continue;
-			if (leaving)
-				commands = lappend(commands, psprintf("SELECT %s", dbscale_counter_fold_call(place, counter)));
-			else
-				commands = list_concat(commands, dbscale_counter_buffer_sql(place, counter));
-		}
-		if (as_source && !leaving)
-			commands = list_concat(commands, dbscale_counter_source_sql(place, relid, as_source));
-		if (as_target)
-			commands = list_concat(commands, dbscale_counter_target_sql(place, relid, as_target));
-	}
+	foreach(lc, group->tables)
+		commands = list_concat(commands, table_sql(place, lfirst_oid(lc), moment));
 	return commands;
 }
 

@@ -147,7 +147,7 @@ move_rows(const KeyMove *move)
 	bool		same_node = move->source->node == move->target->node;
 
 	lock_source(move);
-	dbscale_ddl_run_shard_hook(move->table->group, move->source, true);
+	dbscale_ddl_run_shard_hook(move->table->group, move->source, SHARD_LEAVING);
 	set_moving(move, true);
 	for (int i = 0; i < list_length(move->members); i++)
 	{

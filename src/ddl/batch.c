@@ -6,7 +6,7 @@
 #include "ddl/ddl.h"
 
 void		(*dbscale_ddl_check_hook) (Oid relid, const char *command) = NULL;
-List	   *(*dbscale_ddl_shard_sql_hook) (const TableGroup *group, const Shard *shard, bool leaving) = NULL;
+List	   *(*dbscale_ddl_shard_sql_hook) (const TableGroup *group, const Shard *shard, ShardMoment moment) = NULL;
 
 /* A node's results are read when so many commands are under way in all. */
 #define BATCH_LENGTH 512
@@ -41,14 +41,14 @@ dbscale_ddl_finish(List *batch)
 }
 
 void
-dbscale_ddl_run_shard_hook(const TableGroup *group, const Shard *shard, bool leaving)
+dbscale_ddl_run_shard_hook(const TableGroup *group, const Shard *shard, ShardMoment moment)
 {
 	List	   *batch = NIL;
 	ListCell   *lc;
 
 	if (dbscale_ddl_shard_sql_hook == NULL)
 		return;
-	foreach(lc, dbscale_ddl_shard_sql_hook(group, shard, leaving))
+	foreach(lc, dbscale_ddl_shard_sql_hook(group, shard, moment))
 		batch = dbscale_ddl_send(batch, shard->node, lfirst(lc), NULL);
 	dbscale_ddl_finish(batch);
 }

@@ -165,14 +165,12 @@ extern int	dbscale_ddl_add_shard(Oid relation, const char *bounds_json, const ch
  * What counter/, a peer, adds to our commands; dbscale.c puts it here (both may be NULL).
  * check is called when a table has been opened for a command, before anything is done,
  * and raises an error where the command does not go with the table's counters.  shard_sql
- * returns commands (char *) for a shard's node: leaving, to be run when writers are shut
- * out and before the rows are copied elsewhere; else, what a shard needs when its tables
- * and rows are there.
+ * returns commands (char *) for the node of a shard (shard->node) at this moment.
  */
 extern void (*dbscale_ddl_check_hook) (Oid relid, const char *command);
-extern List *(*dbscale_ddl_shard_sql_hook) (const TableGroup *group, const Shard *shard, bool leaving);
-/* Run these commands of shard_sql on the shard's node, in the current transaction. */
-extern void dbscale_ddl_run_shard_hook(const TableGroup *group, const Shard *shard, bool leaving);
+extern List *(*dbscale_ddl_shard_sql_hook) (const TableGroup *group, const Shard *shard, ShardMoment moment);
+/* Run these commands on the shard's node, in the current transaction. */
+extern void dbscale_ddl_run_shard_hook(const TableGroup *group, const Shard *shard, ShardMoment moment);
 
 extern void dbscale_utility_init(void);	/* the ProcessUtility hook */
 

@@ -747,7 +747,7 @@ dbscale_ddl_add_shard(Oid relation, const char *bounds_json, const char *node)
 	foreach(lc, members)
 		create_shard_foreign_keys(dbscale_catalog_require_distributed(lfirst_oid(lc)), number);
 	table = dbscale_catalog_require_distributed(relation);
-	dbscale_ddl_run_shard_hook(table->group, dbscale_catalog_shard(table->group, number), false);
+	dbscale_ddl_run_shard_hook(table->group, dbscale_catalog_shard(table->group, number), SHARD_MADE);
 	return number;
 }
 
