@@ -165,7 +165,11 @@ extern int	dbscale_ddl_add_shard(Oid relation, const char *bounds_json, const ch
  * What counter/, a peer, adds to our commands; dbscale.c puts it here (both may be NULL).
  * check is called when a table has been opened for a command, before anything is done,
  * and raises an error where the command does not go with the table's counters.  shard_sql
- * returns commands (char *) for the node of a shard (shard->node) at this moment.
+ * returns commands (char *) for the node of a shard (shard->node) at this moment.  A move
+ * runs SHARD_LEAVING on the source when writers are shut out and before it waits for the
+ * last change; SHARD_MADE on the target (a Shard with that node) when that is applied, so
+ * in the transaction of the switch: or the triggers would count what is applied again; and
+ * SHARD_LEFT on the source when the old tables have been dropped.
  */
 extern void (*dbscale_ddl_check_hook) (Oid relid, const char *command);
 extern List *(*dbscale_ddl_shard_sql_hook) (const TableGroup *group, const Shard *shard, ShardMoment moment);
