@@ -26,6 +26,7 @@
 #include "catalog/namespace.h"
 #include "catalog/pg_class.h"
 #include "commands/extension.h"
+#include "miscadmin.h"
 #include "nodes/parsenodes.h"
 #include "tcop/utility.h"
 #include "utils/builtins.h"
@@ -317,8 +318,6 @@ after(const Concern *concern, List *noted)
 	ListCell   *lc;
 
 	CommandCounterIncrement();
-	if (!dbscale_extension_exists())
-		return;
 	if (concern->old_column)
 		rename_column(concern, noted);
 	/* all of them first: what is made anew below must not speak of them */
@@ -357,17 +356,27 @@ utility_hook(PlannedStmt *pstmt, const char *query, bool read_only_tree, Process
 {
 	Concern		concern = concern_of(pstmt->utilityStmt);
 	List	   *noted = NIL;
+	Oid			user;
+	int			security;
 
 	if (concern.any && dbscale_counter_internal == 0 && !creating_extension && context != PROCESS_UTILITY_SUBCOMMAND &&
 		IsTransactionState() && dbscale_extension_exists())
 	{
 		if (IsA(pstmt->utilityStmt, DropStmt) && ((DropStmt *) pstmt->utilityStmt)->removeType == OBJECT_TRIGGER)
 			check_drop_trigger((DropStmt *) pstmt->utilityStmt);
+		GetUserIdAndSecContext(&user, &security);
+		SetUserIdAndSecContext(dbscale_extension_owner(), security | SECURITY_LOCAL_USERID_CHANGE);
 		noted = note_counters(&concern);
+		SetUserIdAndSecContext(user, security);
 	}
 	call_previous(pstmt, query, read_only_tree, context, params, environment, dest, qc);
-	if (noted != NIL)
-		after(&concern, noted);
+	if (noted == NIL || !dbscale_extension_exists())
+		return;
+	/* nodes are asked, and triggers made, on behalf of whoever has changed his table */
+	GetUserIdAndSecContext(&user, &security);
+	SetUserIdAndSecContext(dbscale_extension_owner(), security | SECURITY_LOCAL_USERID_CHANGE);
+	after(&concern, noted);
+	SetUserIdAndSecContext(user, security);
 }
 
 /* ---- what ddl/ asks ---- */
