@@ -67,6 +67,7 @@ SELECT like_count, strong, last FROM posts WHERE id = 2;
 SELECT * FROM dbscale.check();
 
 -- a shard cannot leave its triggers behind
+SELECT dbscale.move_shard('posts', 0, 'c2', 'blocking');
 UPDATE dbscale.shard SET node = CASE node WHEN 'c1' THEN 'c2' ELSE 'c1' END::name WHERE shard = 0;
 
 -- repaired

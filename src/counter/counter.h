@@ -15,6 +15,9 @@ extern bool dbscale_counter_any_buffered(void);
 extern void dbscale_counter_fold_at(Oid serverid, Oid userid);
 extern List *dbscale_counter_vacuums(Oid serverid, Oid userid);
 
+/* An error where a shard cannot move because of counters of its tables. */
+extern void dbscale_counter_check_move(const TableGroup *group, const Shard *shard);
+
 /* For ddl/, which is our peer: dbscale.c puts them into its hooks (ddl.h says what they promise). */
 extern void dbscale_counter_check_command(Oid relid, const char *command);
 extern List *dbscale_counter_shard_sql(const TableGroup *group, const Shard *shard, ShardMoment moment);

@@ -402,6 +402,26 @@ dbscale_counter_check_command(Oid relid, const char *command)
 			 errhint("Use dbscale.drop_counter('%s') first, and dbscale.create_counter() afterwards.", name)));
 }
 
+/* The same as the trigger on dbscale.shard says, which sees what came after this. */
+void
+dbscale_counter_check_move(const TableGroup *group, const Shard *shard)
+{
+	ListCell   *lc;
+
+	foreach(lc, group->tables)
+	{
+		char	   *name = dbscale_counter_query(psprintf("SELECT counter FROM dbscale.counter WHERE source = %u ORDER BY 1 LIMIT 1",
+														  lfirst_oid(lc)));
+
+		if (name)
+			ereport(ERROR,
+					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+					 errmsg("shard %d of table \"%s\" cannot move while it has counters", shard->number, get_rel_name(lfirst_oid(lc))),
+					 errdetail("Counter \"%s\" is kept by triggers on node \"%s\".", name, NameStr(shard->node->name)),
+					 errhint("Use dbscale.drop_counter('%s') first, and dbscale.create_counter() afterwards.", name)));
+	}
+}
+
 /* Commands for one table of a shard. */
 static List *
 table_sql(const CounterPlace *place, Oid relid, ShardMoment moment)

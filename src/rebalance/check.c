@@ -9,6 +9,7 @@
 #include "rebalance/internal.h"
 
 #include "catalog/progress.h"
+#include "counter/counter.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
@@ -38,6 +39,7 @@ check_nodes(const DistributedTable *table, const Shard *shard, const ShardNode *
 						NameStr(shard->node->name)),
 			   "Its bounds were given together with a node, which its rows never leave.",
 			   "Rows of other values can be placed with dbscale.add_shard.");
+	dbscale_counter_check_move(table->group, shard);
 	if (target->draining)
 		refuse(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
 			   psprintf("node \"%s\" is being drained", NameStr(target->name)),
