@@ -68,6 +68,7 @@ SELECT * FROM dbscale.check();
 
 -- a shard cannot leave its triggers behind
 SELECT dbscale.move_shard('posts', 0, 'c2', 'blocking');
+SELECT dbscale.drain_node('c1');
 UPDATE dbscale.shard SET node = CASE node WHEN 'c1' THEN 'c2' ELSE 'c1' END::name WHERE shard = 0;
 
 -- repaired

@@ -150,6 +150,9 @@ dbscale_settings_init(void)
 	{
 		const IntSetting *s = &int_settings[i];
 
+		/* too late for these in a session that loads the library by itself: it is refused all the same */
+		if (s->context == PGC_POSTMASTER && !process_shared_preload_libraries_in_progress)
+			continue;
 		DefineCustomIntVariable(s->name, s->description, NULL, s->variable,
 								s->boot, s->min, s->max, s->context, s->flags,
 								NULL, NULL, NULL);
