@@ -272,6 +272,21 @@ send_rows(Replication *r)
 	resetStringInfo(&r->rows);
 }
 
+/*
+ * The row's transaction may have committed here and be prepared there still: between its
+ * decision and COMMIT PREPARED.  A moment later the row is there.
+ */
+static void
+refuse_missing_row(const SentChange *change)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+			 errmsg("a row of reference table \"%s\" is not on node \"%s\" yet",
+					get_rel_name(change->relid), change->node),
+			 errdetail("The transaction that wrote it has just committed here, and not yet on the node; or the copy there differs from the table."),
+			 errhint("Retry the transaction. If that does not help, make the copies anew with dbscale.undistribute_table() and dbscale.distribute_reference().")));
+}
+
 /* Every change sent must have found its one row on its node. */
 static void
 read_answers(Replication *r)
@@ -284,6 +299,8 @@ read_answers(Replication *r)
 		uint64		rows = dbscale_remote_finish(change->stmt);
 
 		dbscale_remote_close(change->stmt);
+		if (rows == 0)
+			refuse_missing_row(change);
 		if (rows != 1)
 			ereport(ERROR,
 					(errcode(ERRCODE_DATA_CORRUPTED),
