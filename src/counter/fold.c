@@ -11,9 +11,11 @@
 
 #define MANY_DEAD_ROWS 2000
 
-/* Calls of the fold functions that are on one node (InvalidOid: here), added up, or NULL. */
+typedef void (*AppendBuffer) (StringInfo sql, const CounterPlace *place, const Counter *counter);
+
+/* What is said of each table of deltas on one node (InvalidOid: here), or NULL. */
 static char *
-fold_calls(Oid serverid)
+for_buffers(Oid serverid, AppendBuffer append)
 {
 	StringInfoData sql;
 	ListCell   *lc;
@@ -29,10 +31,29 @@ fold_calls(Oid serverid)
 			CounterPlace *place = lfirst(lp);
 
 			if ((place->group ? place->shard->node->serverid : InvalidOid) == serverid)
-				appendStringInfo(&sql, "%s%s", sql.len ? " + " : "SELECT ", dbscale_counter_fold_call(place, counter));
+				append(&sql, place, counter);
 		}
 	}
 	return sql.len ? sql.data : NULL;
+}
+
+/* Calls of the fold functions, added up. */
+static void
+append_fold(StringInfo sql, const CounterPlace *place, const Counter *counter)
+{
+	appendStringInfo(sql, "%s%s", sql->len ? " + " : "SELECT ", dbscale_counter_fold_call(place, counter));
+}
+
+static char *
+fold_calls(Oid serverid)
+{
+	return for_buffers(serverid, append_fold);
+}
+
+static void
+append_name(StringInfo sql, const CounterPlace *place, const Counter *counter)
+{
+	appendStringInfo(sql, "%s(%s)", sql->len ? ", " : "", quote_literal_cstr(dbscale_counter_buffer_name(place, counter)));
 }
 
 /*
@@ -42,36 +63,22 @@ fold_calls(Oid serverid)
 List *
 dbscale_counter_vacuums(Oid serverid, Oid userid)
 {
-	StringInfoData sql;
+	char	   *sql = for_buffers(serverid, append_name);
 	List	   *commands = NIL;
 	ListCell   *lc;
-	ListCell   *lp;
 
-	initStringInfo(&sql);
-	foreach(lc, dbscale_counter_list_names("mode = 'buffered'"))
-	{
-		Counter    *counter = lfirst(lc);
-
-		foreach(lp, dbscale_counter_places(counter->target))
-		{
-			CounterPlace *place = lfirst(lp);
-
-			if ((place->group ? place->shard->node->serverid : InvalidOid) == serverid)
-				appendStringInfo(&sql, "%s(%s)", sql.len ? ", " : "", quote_literal_cstr(dbscale_counter_buffer_name(place, counter)));
-		}
-	}
-	if (sql.len == 0)
+	if (sql == NULL)
 		return NIL;
-	sql.data = psprintf("SELECT 'VACUUM ' || t.name FROM (VALUES %s) t(name)"
-						" WHERE pg_catalog.pg_stat_get_dead_tuples(pg_catalog.to_regclass(t.name)) > %d", sql.data, MANY_DEAD_ROWS);
+	sql = psprintf("SELECT 'VACUUM ' || t.name FROM (VALUES %s) t(name)"
+				   " WHERE pg_catalog.pg_stat_get_dead_tuples(pg_catalog.to_regclass(t.name)) > %d", sql, MANY_DEAD_ROWS);
 	if (!OidIsValid(serverid))
 	{
-		foreach(lc, dbscale_counter_query_rows(sql.data, NULL))
+		foreach(lc, dbscale_counter_query_rows(sql, NULL))
 			commands = lappend(commands, ((char **) lfirst(lc))[0]);
 	}
 	else
 	{
-		RemoteStatement *stmt = dbscale_remote_send(dbscale_transaction_connection(serverid, userid, REMOTE_READ_ALONE), sql.data,
+		RemoteStatement *stmt = dbscale_remote_send(dbscale_transaction_connection(serverid, userid, REMOTE_READ_ALONE), sql,
 													REMOTE_NO_PARAMS, 0, NULL);
 		RemoteRow	row;
 
