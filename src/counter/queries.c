@@ -81,8 +81,9 @@ fold_body(const CounterPlace *place, const Counter *counter)
 	initStringInfo(&body);
 	appendStringInfo(&body, "\n#variable_conflict use_column\nDECLARE\ncounting text := coalesce(current_setting('" COUNTING "', true), '');\n"
 					 "ignored text;\nfolded bigint := 0;\n%sBEGIN\n"
+					 "BEGIN\nLOCK TABLE %s, %s IN ROW EXCLUSIVE MODE NOWAIT;\nEXCEPTION WHEN lock_not_available THEN\nRETURN 0;\nEND;\n"
 					 "SELECT %s INTO %s FROM (SELECT DISTINCT %s FROM %s) d;\n"
-					 "IF a1 IS NULL THEN RETURN 0; END IF;\n", declare.data, aggregates.data, all.data, k, buffer);
+					 "IF a1 IS NULL THEN RETURN 0; END IF;\n", declare.data, table, buffer, aggregates.data, all.data, k, buffer);
 	appendStringInfo(&body, "SELECT %s INTO %s FROM (SELECT %s FROM unnest(%s) d(%s) JOIN %s AS target_ ON %s"
 					 " ORDER BY %s FOR NO KEY UPDATE OF target_ SKIP LOCKED) x;\n",
 					 aggregates.data, locked.data, dbscale_counter_list_k(count, "d."), all.data, k, table,
