@@ -29,6 +29,8 @@ for name in node_1 node_2; do
 	as_unprivileged "$bin/pg_ctl" -D "$work/$name" reload >/dev/null
 done
 
+[ -z "$pooler" ] || for name in node_1 node_2; do make_pooler $name; done
+
 copy_table="CREATE TABLE likes_copy (LIKE likes INCLUDING ALL);"
 on plain <<<"$(cat bench/social/schema.sql) $copy_table"
 on dbscale >/dev/null <<SQL
