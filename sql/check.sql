@@ -38,6 +38,23 @@ SELECT * FROM breaks('CREATE TABLE dbscale_shards.left_over (a int)');
 SELECT * FROM breaks('DROP SCHEMA dbscale_shards CASCADE');
 SELECT * FROM dbscale.check();
 
+-- what keeps counters
+ALTER TABLE people ADD COLUMN pet_count int, ADD COLUMN seen int;
+SELECT dbscale.create_counter('people', 'pet_count', 'pets', '{id}', '{person}');
+SELECT dbscale.create_counter('people', 'seen', 'pets', '{id}', '{person}', mode => 'buffered');
+SELECT * FROM dbscale.check();
+SELECT * FROM breaks('DO $do$ BEGIN IF to_regclass(''dbscale_shards.pets_0'') IS NOT NULL THEN DROP TRIGGER dbscale_counter_insert ON dbscale_shards.pets_0; END IF; END $do$');
+SELECT * FROM breaks('ALTER TABLE IF EXISTS dbscale_shards.people_1 DISABLE TRIGGER "~dbscale_counter_guard"');
+SELECT * FROM breaks('DROP FUNCTION IF EXISTS dbscale_shards.people_seen_fold_1()');
+SELECT * FROM breaks('DROP TABLE IF EXISTS dbscale_shards.people_seen_deltas_0');
+SELECT * FROM breaks('CREATE FUNCTION dbscale_shards.left_over() RETURNS int LANGUAGE sql AS ''SELECT 1''');
+BEGIN;
+DELETE FROM dbscale.counter;
+SELECT * FROM dbscale.check();
+ROLLBACK;
+SELECT dbscale.drop_counter(counter) FROM dbscale.counter;
+SELECT * FROM dbscale.check();
+
 -- the catalog itself
 BEGIN;
 UPDATE dbscale.shard SET node = 'check2' WHERE shard = 0;

@@ -66,10 +66,52 @@ INSERT INTO likes VALUES (2, 79, 79, true);
 SELECT like_count, strong, last FROM posts WHERE id = 2;
 SELECT * FROM dbscale.check();
 
--- a shard cannot leave its triggers behind
-SELECT dbscale.move_shard('posts', 0, 'c2', 'blocking');
-SELECT dbscale.drain_node('c1');
-UPDATE dbscale.shard SET node = CASE node WHEN 'c1' THEN 'c2' ELSE 'c1' END::name WHERE shard = 0;
+-- a shard moves with them, and what is pending does too
+CREATE PROCEDURE move(which int, method text) LANGUAGE plpgsql AS $$
+DECLARE
+    here name := (SELECT node FROM dbscale.shards WHERE relation = 'posts'::regclass AND shard = which);
+BEGIN
+    PERFORM dbscale.move_shard('posts', which, CASE here WHEN 'c1' THEN 'c2' ELSE 'c1' END::name, method);
+END $$;
+CREATE PROCEDURE like_all(liker int) LANGUAGE sql AS $$
+    INSERT INTO likes SELECT i, liker, liker, true FROM generate_series(1, 12) i;
+$$;
+CALL like_all(100);
+BEGIN;
+CALL like_all(101);
+CALL move(0, 'blocking');
+CALL like_all(102);
+SELECT * FROM wrong;
+SELECT count(*), min(dbscale.counter_value('posts_hot', id)::int - like_count) AS min, max(dbscale.counter_value('posts_hot', id)::int - like_count) AS max FROM posts;
+CALL move(0, 'blocking');
+CALL like_all(103);
+SELECT * FROM wrong;
+COMMIT;
+SELECT * FROM dbscale.check();
+BEGIN;
+CALL move(1, 'blocking');
+CALL like_all(104);
+ROLLBACK;
+SELECT * FROM wrong;
+SELECT * FROM dbscale.check();
+CALL move(1, 'online');
+CALL like_all(105);
+DELETE FROM likes WHERE liker = 104;
+UPDATE likes SET post_id = 20 WHERE liker = 101 AND post_id = 9;
+CALL move(1, 'online');
+CALL like_all(106);
+SELECT * FROM wrong;
+DO $$
+BEGIN
+    FOR i IN 1..300 LOOP
+        EXIT WHEN NOT EXISTS (SELECT FROM dbscale.cleanup);
+        PERFORM pg_sleep(0.1);
+        COMMIT;
+    END LOOP;
+END $$;
+SELECT * FROM dbscale.check();
+CALL settle('posts_hot');
+SELECT count(*), bool_and(like_count = hot) FROM posts;
 
 -- repaired
 SELECT count(*) FROM dbscale.run_on_shards('likes', 'ALTER TABLE %s DISABLE TRIGGER USER');

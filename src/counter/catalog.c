@@ -8,6 +8,8 @@
 #include "counter/internal.h"
 
 #include "catalog/pg_class.h"
+#include "nodes/parsenodes.h"
+#include "parser/parser.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
@@ -90,33 +92,75 @@ dbscale_counter_name_array(List *names)
 	return sql.data;
 }
 
+/* The same of a table here, in PostgreSQL's catalog. */
+static bool
+table_has_foreign_key(const Counter *counter)
+{
+	return dbscale_counter_query(psprintf("SELECT 1 FROM pg_catalog.pg_constraint c WHERE c.contype = 'f'"
+										  " AND c.conrelid = %u AND c.confrelid = %u AND c.convalidated AND NOT c.condeferrable"
+	/* 18 has foreign keys that are not enforced */
+										  " AND coalesce((pg_catalog.to_jsonb(c) ->> 'conenforced')::boolean, true)"
+										  " AND ARRAY(SELECT pg_catalog.quote_ident(a.attname) || '=' || pg_catalog.quote_ident(b.attname)"
+										  " FROM unnest(c.conkey, c.confkey) u(x, y)"
+										  " JOIN pg_catalog.pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = u.x"
+										  " JOIN pg_catalog.pg_attribute b ON b.attrelid = c.confrelid AND b.attnum = u.y ORDER BY 1)"
+										  " = ARRAY(SELECT pg_catalog.quote_ident(u.x) || '=' || pg_catalog.quote_ident(u.y)"
+										  " FROM unnest(%s, %s) u(x, y) ORDER BY 1) LIMIT 1",
+										  counter->source, counter->target,
+										  dbscale_counter_name_array(counter->source_key),
+										  dbscale_counter_name_array(counter->target_key))) != NULL;
+}
+
+static bool
+has_pair(const Constraint *key, const char *source_column, const char *target_column)
+{
+	ListCell   *ls;
+	ListCell   *lt;
+
+	forboth(ls, key->fk_attrs, lt, key->pk_attrs)
+		if (strcmp(strVal(lfirst(ls)), source_column) == 0 && strcmp(strVal(lfirst(lt)), target_column) == 0)
+			return true;
+	return false;
+}
+
+/* `definition` is what the shards enforce, as dbscale.foreign_key has it. */
+static bool
+is_over_keys(const char *definition, const Counter *counter)
+{
+	List	   *parsed = raw_parser(psprintf("ALTER TABLE t ADD %s", definition), RAW_PARSE_DEFAULT);
+	AlterTableStmt *stmt = castNode(AlterTableStmt, linitial_node(RawStmt, parsed)->stmt);
+	Constraint *key = castNode(Constraint, linitial_node(AlterTableCmd, stmt->cmds)->def);
+	ListCell   *ls;
+	ListCell   *lt;
+
+	/* one that is NOT ENFORCED (18) is not validated either */
+	if (key->deferrable || key->skip_validation || list_length(key->fk_attrs) != list_length(counter->source_key))
+		return false;
+	forboth(ls, counter->source_key, lt, counter->target_key)
+		if (!has_pair(key, lfirst(ls), lfirst(lt)))
+			return false;
+	return true;
+}
+
 /*
  * True when a foreign key over exactly the counter's columns is there, checked at the
  * end of each statement: then there is no source row whose target was not there first.
+ * (On a shard that has just moved it says NOT VALID until the move has cleaned up: it
+ * holds all the same, for the source had validated it.  So shards are not asked.)
  */
 static bool
 has_foreign_key(const Counter *counter)
 {
-	CounterPlace *place = dbscale_counter_first_place(counter);
+	const DistributedTable *table = dbscale_catalog_table(counter->source);
+	ListCell   *lc;
 
-	if (place == NULL)
-		return false;
-	return dbscale_counter_query_at(place,
-									psprintf("SELECT 1 FROM pg_catalog.pg_constraint c WHERE c.contype = 'f'"
-											 " AND c.conrelid = %s::pg_catalog.regclass AND c.confrelid = %s::pg_catalog.regclass"
-											 " AND c.convalidated AND NOT c.condeferrable"
-		/* 18 has foreign keys that are not enforced */
-											 " AND coalesce((pg_catalog.to_jsonb(c) ->> 'conenforced')::boolean, true)"
-											 " AND ARRAY(SELECT pg_catalog.quote_ident(a.attname) || '=' || pg_catalog.quote_ident(b.attname)"
-											 " FROM unnest(c.conkey, c.confkey) u(x, y)"
-											 " JOIN pg_catalog.pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = u.x"
-											 " JOIN pg_catalog.pg_attribute b ON b.attrelid = c.confrelid AND b.attnum = u.y ORDER BY 1)"
-											 " = ARRAY(SELECT pg_catalog.quote_ident(u.x) || '=' || pg_catalog.quote_ident(u.y)"
-											 " FROM unnest(%s, %s) u(x, y) ORDER BY 1) LIMIT 1",
-											 quote_literal_cstr(dbscale_counter_table_at(place, counter->source)),
-											 quote_literal_cstr(dbscale_counter_table_at(place, counter->target)),
-											 dbscale_counter_name_array(counter->source_key),
-											 dbscale_counter_name_array(counter->target_key))) != NULL;
+	if (table == NULL || table->is_reference)
+		return table_has_foreign_key(counter);
+	foreach(lc, strings(psprintf("SELECT definition FROM dbscale.foreign_key WHERE relation = %u AND referenced = %u",
+								 counter->source, counter->target)))
+		if (is_over_keys(lfirst(lc), counter))
+			return true;
+	return false;
 }
 
 void

@@ -15,7 +15,17 @@ extern bool dbscale_counter_any_buffered(void);
 extern void dbscale_counter_fold_at(Oid serverid, Oid userid);
 extern List *dbscale_counter_vacuums(Oid serverid, Oid userid);
 
-/* An error where a shard cannot move because of counters of its tables. */
+/*
+ * What counters have beside a shard's tables, and does not go with these: of
+ * CounterObject *.  Both functions raise an error where counters keep the shard from
+ * moving.
+ */
+typedef struct CounterObject
+{
+	const char *kind;			/* as in dbscale.cleanup: "table" or "function" */
+	char	   *name;			/* in dbscale_shards; bare */
+} CounterObject;
+extern List *dbscale_counter_objects(const TableGroup *group, const Shard *shard);
 extern void dbscale_counter_check_move(const TableGroup *group, const Shard *shard);
 
 /* For ddl/, which is our peer: dbscale.c puts them into its hooks (ddl.h says what they promise). */

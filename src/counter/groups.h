@@ -55,6 +55,8 @@ extern void dbscale_counter_append_locks(StringInfo sql, const CounterGroup *gro
 /* Functions and triggers (triggers.c).  relid is of the table that has the triggers. */
 extern const char *const dbscale_counter_source_triggers[4];
 extern const char *const dbscale_counter_target_triggers[4];
+/* On a node: not qualified, not quoted. */
+extern char *dbscale_counter_shard_function(const CounterPlace *place, Oid relid, bool is_target);
 extern char *dbscale_counter_function_name(const CounterPlace *place, Oid relid, bool is_target);
 extern List *dbscale_counter_create_function(const CounterPlace *place, const char *name, Oid owner, const char *declare, const char *body);
 extern List *dbscale_counter_drop_function(const char *table, const char *function, const char *const *triggers, int count);

@@ -402,24 +402,68 @@ dbscale_counter_check_command(Oid relid, const char *command)
 			 errhint("Use dbscale.drop_counter('%s') first, and dbscale.create_counter() afterwards.", name)));
 }
 
-/* The same as the trigger on dbscale.shard says, which sees what came after this. */
+/*
+ * Counters move with a shard when both their tables do: then what keeps them is beside
+ * the shard (table_sql).
+ */
 void
 dbscale_counter_check_move(const TableGroup *group, const Shard *shard)
 {
 	ListCell   *lc;
 
-	foreach(lc, group->tables)
+	foreach(lc, dbscale_counter_list_names(NULL))
 	{
-		char	   *name = dbscale_counter_query(psprintf("SELECT counter FROM dbscale.counter WHERE source = %u ORDER BY 1 LIMIT 1",
-														  lfirst_oid(lc)));
+		const Counter *counter = lfirst(lc);
+		bool		target = list_member_oid(group->tables, counter->target);
+		bool		source = list_member_oid(group->tables, counter->source);
 
-		if (name)
+		if (target != source)
 			ereport(ERROR,
 					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-					 errmsg("shard %d of table \"%s\" cannot move while it has counters", shard->number, get_rel_name(lfirst_oid(lc))),
-					 errdetail("Counter \"%s\" is kept by triggers on node \"%s\".", name, NameStr(shard->node->name)),
-					 errhint("Use dbscale.drop_counter('%s') first, and dbscale.create_counter() afterwards.", name)));
+					 errmsg("shard %d of table \"%s\" cannot move while it has counters", shard->number,
+							get_rel_name(target ? counter->target : counter->source)),
+					 errdetail("The other table of counter \"%s\" is not colocated with it.", counter->name),
+					 errhint("Use dbscale.drop_counter('%s') first, and dbscale.create_counter() afterwards.", counter->name)));
 	}
+}
+
+static List *
+add_object(List *objects, const char *kind, char *name)
+{
+	CounterObject *object = palloc(sizeof(CounterObject));
+
+	object->kind = kind;
+	object->name = name;
+	return lappend(objects, object);
+}
+
+List *
+dbscale_counter_objects(const TableGroup *group, const Shard *shard)
+{
+	CounterPlace place = {group, shard};
+	List	   *objects = NIL;
+	ListCell   *lc;
+
+	dbscale_counter_check_move(group, shard);
+	foreach(lc, group->tables)
+	{
+		Oid			relid = lfirst_oid(lc);
+		List	   *as_source = dbscale_counter_list_names(psprintf("source = %u", relid));
+		ListCell   *lc2;
+
+		foreach(lc2, as_source)
+		{
+			if (!((Counter *) lfirst(lc2))->buffered)
+				continue;
+			objects = add_object(objects, "table", dbscale_counter_bare_name(&place, lfirst(lc2), COUNTER_DELTAS));
+			objects = add_object(objects, "function", dbscale_counter_bare_name(&place, lfirst(lc2), COUNTER_FOLD));
+		}
+		if (as_source != NIL)
+			objects = add_object(objects, "function", dbscale_counter_shard_function(&place, relid, false));
+		if (dbscale_counter_list_names(psprintf("target = %u", relid)) != NIL)
+			objects = add_object(objects, "function", dbscale_counter_shard_function(&place, relid, true));
+	}
+	return objects;
 }
 
 /* Commands for one table of a shard. */
@@ -440,7 +484,7 @@ table_sql(const CounterPlace *place, Oid relid, ShardMoment moment)
 		if (moment == SHARD_MADE)
 			commands = list_concat(commands, dbscale_counter_buffer_sql(place, counter));
 		else if (moment == SHARD_LEAVING)
-			commands = lappend(commands, psprintf("SELECT %s", dbscale_counter_fold_call(place, counter)));
+			commands = list_concat(commands, dbscale_counter_empty_buffer_sql(place, counter));
 		else
 			commands = list_concat(commands, dbscale_counter_drop_buffer_sql(place, counter));
 	}

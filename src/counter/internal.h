@@ -105,6 +105,8 @@ extern List *dbscale_counter_drop_functions_sql(const CounterPlace *place, Oid r
 extern List *dbscale_counter_buffer_sql(const CounterPlace *place, const Counter *counter);
 extern List *dbscale_counter_drop_buffer_sql(const CounterPlace *place, const Counter *counter);
 extern char *dbscale_counter_fold_call(const CounterPlace *place, const Counter *counter);
+/* Fold all there is, where nobody else is at the tables: an error if anything is left. */
+extern List *dbscale_counter_empty_buffer_sql(const CounterPlace *place, const Counter *counter);
 extern char *dbscale_counter_lock_sql(const CounterPlace *place, const Counter *counter);
 extern List *dbscale_counter_repair_sql(const CounterPlace *place, const Counter *counter, bool fold_first);
 extern char *dbscale_counter_verify_sql(const CounterPlace *place, const Counter *counter);
@@ -132,6 +134,10 @@ extern char *dbscale_counter_as_k(List *names);
 extern char *dbscale_counter_not_null(List *names);
 /* target_."id" = d.k1 AND ... */
 extern char *dbscale_counter_join_k(List *names, const char *alias, const char *k_alias);
+/* Beside a counter's source; not qualified, not quoted. */
+#define COUNTER_DELTAS "deltas"
+#define COUNTER_FOLD "fold"
+extern char *dbscale_counter_bare_name(const CounterPlace *place, const Counter *counter, const char *kind);
 extern char *dbscale_counter_buffer_name(const CounterPlace *place, const Counter *counter);
 extern char *dbscale_counter_fold_name(const CounterPlace *place, const Counter *counter);
 /* A name of at most 63 bytes, different for different bases. */

@@ -154,22 +154,21 @@ dbscale_counter_object_name(const char *base, const char *suffix)
 	return psprintf("%.*s_%08x%s", pg_mbcliplen(base, strlen(base), room), base, hash, suffix);
 }
 
-static char *
-counter_object(const CounterPlace *place, const Counter *counter, const char *kind)
+char *
+dbscale_counter_bare_name(const CounterPlace *place, const Counter *counter, const char *kind)
 {
-	return quote_qualified_identifier(DBSCALE_SHARDS_SCHEMA, place->group == NULL ?
-									  psprintf("%s_%s", counter->name, kind) :
-									  psprintf("%s_%s_%d", counter->name, kind, place->shard->number));
+	return place->group == NULL ? psprintf("%s_%s", counter->name, kind) :
+		psprintf("%s_%s_%d", counter->name, kind, place->shard->number);
 }
 
 char *
 dbscale_counter_buffer_name(const CounterPlace *place, const Counter *counter)
 {
-	return counter_object(place, counter, "deltas");
+	return quote_qualified_identifier(DBSCALE_SHARDS_SCHEMA, dbscale_counter_bare_name(place, counter, COUNTER_DELTAS));
 }
 
 char *
 dbscale_counter_fold_name(const CounterPlace *place, const Counter *counter)
 {
-	return counter_object(place, counter, "fold");
+	return quote_qualified_identifier(DBSCALE_SHARDS_SCHEMA, dbscale_counter_bare_name(place, counter, COUNTER_FOLD));
 }

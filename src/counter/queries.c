@@ -175,6 +175,20 @@ do_statement(const char *statement)
 	return psprintf("DO %s", quote_literal_cstr(psprintf("BEGIN %s; END", statement)));
 }
 
+/* Folds do not wait for what others have locked; here nobody has, or it is an error. */
+List *
+dbscale_counter_empty_buffer_sql(const CounterPlace *place, const Counter *counter)
+{
+	char	   *buffer = dbscale_counter_buffer_name(place, counter);
+
+	return list_make2(psprintf("SELECT %s", dbscale_counter_fold_call(place, counter)),
+					  do_statement(psprintf("IF EXISTS (SELECT FROM %s) THEN\n"
+											"  RAISE EXCEPTION USING ERRCODE = '55P03', MESSAGE = %s,\n"
+											"    DETAIL = 'Somebody else has a lock on its tables.', HINT = 'Try it again.';\nEND IF",
+											buffer, quote_literal_cstr(psprintf("what counter \"%s\" has pending could not be folded",
+																				counter->name)))));
+}
+
 /*
  * Both tables are locked against writers.  Of these commands only the UPDATE has a
  * count.  (The setting is on anyway in what run.c runs here.)

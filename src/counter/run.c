@@ -154,6 +154,9 @@ dbscale_counter_places(Oid relid)
 
 	if (group == NULL)
 		return list_make1(make_place(NULL, NULL));
+	/* a shard may have moved since: catalog.c says what who looks up a node relies on */
+	dbscale_catalog_refresh();
+	group = group_of(relid);
 	for (int i = 0; i < group->nshards; i++)
 		places = lappend(places, make_place(group, &group->shards[i]));
 	return places;
@@ -191,6 +194,8 @@ connection_to(const CounterPlace *place, RemoteUse use)
 {
 	const ShardNode *node = dbscale_catalog_require_node(NameStr(place->shard->node->name), true);
 
+	if (use == REMOTE_READ)
+		dbscale_catalog_check_snapshot(dbscale_catalog_table(linitial_oid(place->group->tables)), place->shard);
 	return dbscale_transaction_connection(node->serverid, GetForeignServer(node->serverid)->owner, use);
 }
 

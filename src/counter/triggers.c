@@ -101,6 +101,18 @@ const char *const dbscale_counter_target_triggers[4] = {
 	"~dbscale_counter_begin", "~dbscale_counter_guard", "dbscale_counter_made", "dbscale_counter_rekeyed"
 };
 
+static const char *
+function_suffix(bool is_target)
+{
+	return is_target ? "_counter_target" : "_counter_source";
+}
+
+char *
+dbscale_counter_shard_function(const CounterPlace *place, Oid relid, bool is_target)
+{
+	return dbscale_counter_object_name(dbscale_counter_base_at(place, relid), function_suffix(is_target));
+}
+
 /*
  * The function's qualified name.  On a node it follows from the shard's name; here
  * tables may be renamed, so a function that is there keeps its name.
@@ -109,12 +121,12 @@ char *
 dbscale_counter_function_name(const CounterPlace *place, Oid relid, bool is_target)
 {
 	const char *trigger = is_target ? dbscale_counter_target_triggers[0] : dbscale_counter_source_triggers[0];
-	const char *suffix = is_target ? "_counter_target" : "_counter_source";
+	const char *suffix = function_suffix(is_target);
 	char	   *base = dbscale_counter_base_at(place, relid);
 	char	   *name;
 
 	if (place->group != NULL)
-		return quote_qualified_identifier(DBSCALE_SHARDS_SCHEMA, dbscale_counter_object_name(base, suffix));
+		return quote_qualified_identifier(DBSCALE_SHARDS_SCHEMA, dbscale_counter_shard_function(place, relid, is_target));
 	name = dbscale_counter_query(psprintf("SELECT p.proname FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid"
 										  " WHERE t.tgrelid = %u AND t.tgname = %s", relid, quote_literal_cstr(trigger)));
 	for (int n = 0; name == NULL; n++)

@@ -7,10 +7,13 @@
  * tables against what is still prepared there, and everything (tables on the target,
  * rows, indexes, the source's tables dropped, the catalog) is one transaction, in two
  * phases over both nodes.  So it may be part of a larger one, and be rolled back.
+ * What buffered counters have pending is folded under the locks, before the rows are
+ * copied; the triggers come to the target after the rows, which were counted before.
  */
 #include "rebalance/internal.h"
 
 #include "catalog/progress.h"
+#include "counter/counter.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
@@ -22,6 +25,12 @@ typedef struct BlockingMove
 	const ShardNode *source;
 	const ShardNode *target;
 } BlockingMove;
+
+static const TableGroup *
+group_of(const BlockingMove *move)
+{
+	return ((const DistributedTable *) linitial(move->members))->group;
+}
 
 static RemoteConnection *
 connection_for(const ShardNode *node)
@@ -64,17 +73,42 @@ lock_foreign_tables(const BlockingMove *move)
 }
 
 static void
-check_target_is_free(const BlockingMove *move, const DistributedTable *member)
+check_name_is_free(const BlockingMove *move, const char *kind, const char *name)
 {
-	char	   *name = psprintf("%s_%d", member->stored_name, move->shard);
-
-	if (!cleanup_exists(NameStr(move->target->name), name))
+	if (!cleanup_exists(NameStr(move->target->name), kind, name))
 		return;
 	ereport(ERROR,
 			(errcode(ERRCODE_OBJECT_IN_USE),
-			 errmsg("table \"%s\" on node \"%s\" is still to be removed", name, NameStr(move->target->name)),
+			 errmsg("%s \"%s\" on node \"%s\" is still to be removed", kind, name, NameStr(move->target->name)),
 			 errdetail("An earlier move has left it, and a reader may still need it."),
 			 errhint("The maintenance worker drops it as soon as possible; dbscale.run_cleanup() tries at once.")));
+}
+
+static void
+check_target_is_free(const BlockingMove *move)
+{
+	const TableGroup *group = group_of(move);
+	ListCell   *lc;
+
+	foreach(lc, move->members)
+		check_name_is_free(move, "table", psprintf("%s_%d", ((const DistributedTable *) lfirst(lc))->stored_name, move->shard));
+	foreach(lc, dbscale_counter_objects(group, dbscale_catalog_shard(group, move->shard)))
+	{
+		CounterObject *object = lfirst(lc);
+
+		check_name_is_free(move, object->kind, object->name);
+	}
+}
+
+/* What counters have to do on one of the nodes. */
+static void
+run_counter_sql(const BlockingMove *move, const ShardNode *node, ShardMoment moment)
+{
+	const TableGroup *group = group_of(move);
+	Shard		shard = *dbscale_catalog_shard(group, move->shard);
+
+	shard.node = node;
+	dbscale_ddl_run_shard_hook(group, &shard, moment);
 }
 
 static void
@@ -83,8 +117,6 @@ copy_member(const BlockingMove *move, const DistributedTable *member)
 	char	   *columns = dbscale_ddl_column_list(member->relid);
 	char	   *table = dbscale_ddl_shard_table_name(member, move->shard);
 
-	check_target_is_free(move, member);
-	run(move->source, psprintf("LOCK TABLE ONLY %s IN EXCLUSIVE MODE", table));
 	run(move->target, dbscale_ddl_shard_table_sql(member, move->shard));
 	dbscale_ddl_copy_rows(connection_for(move->source), psprintf("SELECT %s FROM ONLY %s", columns, table),
 						  REMOTE_NO_PARAMS, connection_for(move->target),
@@ -98,15 +130,21 @@ move_rows(const BlockingMove *move)
 {
 	ListCell   *lc;
 
+	check_target_is_free(move);
+	foreach(lc, move->members)
+		run(move->source, psprintf("LOCK TABLE ONLY %s IN EXCLUSIVE MODE", dbscale_ddl_shard_table_name(lfirst(lc), move->shard)));
+	run_counter_sql(move, move->source, SHARD_LEAVING);
 	dbscale_progress_step("copying rows");
 	foreach(lc, move->members)
 		copy_member(move, lfirst(lc));
 	dbscale_progress_step("adding foreign keys");
 	foreach(lc, move->members)
 		run_all(move->target, dbscale_ddl_shard_foreign_keys_sql(lfirst(lc), move->shard));
+	run_counter_sql(move, move->target, SHARD_MADE);
 	for (int i = list_length(move->members) - 1; i >= 0; i--)
 		run(move->source, psprintf("DROP TABLE %s CASCADE",
 								   dbscale_ddl_shard_table_name(list_nth(move->members, i), move->shard)));
+	run_counter_sql(move, move->source, SHARD_LEFT);
 }
 
 void

@@ -110,7 +110,7 @@ append_all(StringInfo text, List *commands)
 
 /*
  * The commands that make the shard's tables: as long as they are the same, nobody has
- * changed the tables, or which tables the group has.
+ * changed the tables, or which tables the group has; nor are there other counters.
  */
 char *
 move_definition(const Move *move)
@@ -135,6 +135,8 @@ move_definition(const Move *move)
 		append_all(&text, dbscale_ddl_shard_finish_sql(member, move->shard));
 		append_all(&text, dbscale_ddl_shard_foreign_keys_sql(member, move->shard));
 	}
+	foreach(lc, dbscale_counter_objects(table->group, shard))
+		appendStringInfo(&text, "%s;\n", ((CounterObject *) lfirst(lc))->name);
 	return text.data;
 }
 
@@ -159,6 +161,7 @@ move_check(Move *move, const char *node)
 
 		move->members = lappend(move->members, make_member(member, shard));
 	}
+	move->counter_objects = dbscale_counter_objects(table->group, shard);
 	move->definition = move_definition(move);
 	move->publication = psprintf("dbscale_move_" INT64_FORMAT, move->job);
 	MemoryContextSwitchTo(caller);

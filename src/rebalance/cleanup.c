@@ -2,8 +2,8 @@
  * cleanup.c
  *		Objects on nodes that are to go: records, and working through them.
  *
- * A row of dbscale.cleanup names a table, a publication, or a foreign key that is to
- * be validated.  It is worked through when its job is not under way any more, or by the
+ * A row of dbscale.cleanup names a table, a function, a publication, or a foreign key
+ * that is to be validated.  It is worked through when its job is not under way any more, or by the
  * job itself at its end.
  *
  *	1. The row is committed before the object is made, so there is no object without a
@@ -74,15 +74,16 @@ cleanup_record_later(const Move *move, const char *node, const char *kind, const
 void
 cleanup_forget(const Move *move, const char *node)
 {
-	(void) dbscale_ddl_execute_as_owner(psprintf("DELETE FROM dbscale.cleanup WHERE node = %s AND kind = 'table' AND job = " INT64_FORMAT,
+	(void) dbscale_ddl_execute_as_owner(psprintf("DELETE FROM dbscale.cleanup WHERE node = %s AND kind IN ('table', 'function') AND job = " INT64_FORMAT,
 												 quote_literal_cstr(node), move->job));
 }
 
 bool
-cleanup_exists(const char *node, const char *name)
+cleanup_exists(const char *node, const char *kind, const char *name)
 {
-	return dbscale_ddl_query_value(psprintf("SELECT 1 FROM dbscale.cleanup WHERE node = %s AND kind = 'table' AND name = %s",
-											quote_literal_cstr(node), quote_literal_cstr(name))) != NULL;
+	return dbscale_ddl_query_value(psprintf("SELECT 1 FROM dbscale.cleanup WHERE node = %s AND kind = %s AND name = %s",
+											quote_literal_cstr(node), quote_literal_cstr(kind),
+											quote_literal_cstr(name))) != NULL;
 }
 
 /* ---- what is due ---- */
@@ -123,9 +124,10 @@ dbscale_cleanup_due(int64 job)
 	List	   *due = NIL;
 	ListCell   *lc;
 
+	/* functions last: triggers of the tables call them */
 	foreach(lc, dbscale_ddl_query_rows(psprintf("SELECT node, kind, name, job, after_xid FROM dbscale.cleanup"
 												" WHERE job = " INT64_FORMAT " OR " INT64_FORMAT " = 0"
-												" ORDER BY kind, recorded_at", job, job)))
+												" ORDER BY kind = 'function', kind, recorded_at", job, job)))
 	{
 		char	  **row = lfirst(lc);
 		CleanupRecord *record = palloc(sizeof(CleanupRecord));
@@ -143,11 +145,14 @@ dbscale_cleanup_due(int64 job)
 
 /* ---- doing it ---- */
 
+/* A shard's table, or what a buffered counter has beside it. */
 static bool
 is_placed(const char *node, const char *name)
 {
 	return dbscale_ddl_query_value(psprintf("SELECT 1 FROM dbscale.distributed_table t JOIN dbscale.shard s USING (group_id)"
-											" WHERE s.node = %s AND t.stored_name || '_' || s.shard = %s",
+											" LEFT JOIN dbscale.counter c ON c.target = t.relation"
+											" WHERE s.node = %s AND %s IN (t.stored_name || '_' || s.shard,"
+											" c.counter || '_deltas_' || s.shard, c.counter || '_fold_' || s.shard)",
 											quote_literal_cstr(node), quote_literal_cstr(name))) != NULL;
 }
 
@@ -162,6 +167,22 @@ drop_table(const CleanupRecord *record, RemoteConnection *conn)
 		return;
 	}
 	(void) dbscale_remote_execute(conn, psprintf("DROP TABLE IF EXISTS %s CASCADE",
+												 quote_qualified_identifier(DBSCALE_SHARDS_SCHEMA, record->name)),
+								  REMOTE_NO_PARAMS, record->name);
+}
+
+/* One that a shard's triggers call cannot be dropped: PostgreSQL sees to that. */
+static void
+drop_function(const CleanupRecord *record, RemoteConnection *conn)
+{
+	if (is_placed(record->node, record->name))
+	{
+		ereport(WARNING,
+				(errmsg("dbscale: function \"%s\" on node \"%s\" was to be dropped, but belongs to a shard", record->name,
+						record->node)));
+		return;
+	}
+	(void) dbscale_remote_execute(conn, psprintf("DROP FUNCTION IF EXISTS %s()",
 												 quote_qualified_identifier(DBSCALE_SHARDS_SCHEMA, record->name)),
 								  REMOTE_NO_PARAMS, record->name);
 }
@@ -208,6 +229,7 @@ static const struct
 }			kinds[] =
 {
 	{"table", drop_table},
+	{"function", drop_function},
 	{"publication", drop_publication},
 	{"foreign key", validate_foreign_key},
 };

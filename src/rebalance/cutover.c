@@ -16,25 +16,42 @@
  *	   was slow) has released the locks of 2: it is waited for.  So is a backend of the
  *	   node that goes on with a statement whose client is gone.  And who writes to the
  *	   node by himself, past dbscale, is kept out.
- *	4. A mark in the source's log, after 3: what comes before it is all there will ever
- *	   be.  It is applied and committed on the target.
- *	5. Foreign keys on the target, NOT VALID, which checks no row (those that are there
+ *	4. What buffered counters of the tables have pending is folded, by the guard, and
+ *	   committed: that is a change of the tables like any other, and comes in the log.
+ *	   The commit ends 3, so the lock is taken anew, and so on, until there is nothing to
+ *	   fold: the transaction that has the lock has written nothing, and the tables of
+ *	   deltas are empty.  Nothing can be added to them now, for who does so has written
+ *	   a source's table.  Other folds (the maintenance worker's) lock the target's table
+ *	   first: they are waited for by 3, also when they are only prepared, or give up.
+ *	   Mostly that is two turns.  What may come between the two is what 3 speaks of:
+ *	   an orphaned statement; so it is not assumed that nothing does.
+ *	5. A mark in the source's log, after 3 and 4: what comes before it is all there will
+ *	   ever be.  It is applied and committed on the target.
+ *	6. Foreign keys on the target, NOT VALID, which checks no row (those that are there
  *	   were checked by the source).  Not before: their actions (ON DELETE CASCADE) and
  *	   the changes that the source's actions left in the log would get in each other's
  *	   way.
- *	6. One transaction here: dbscale.shard and the foreign tables name the target; the
+ *	7. With them what keeps the tables' counters: triggers, functions, empty tables of
+ *	   deltas.  Not before, for the same reason: the source's triggers have counted, and
+ *	   the counters' columns come in the log like all others.  And not after 8, when
+ *	   there may be writers.  Which counters there are cannot change: to make or drop
+ *	   one takes a lock on the tables that conflicts with 1, and is part of what is
+ *	   compared there.  All of it is recorded since before the copy, so that it goes if
+ *	   the worker does; if the switch fails otherwise, it is taken back.
+ *	8. One transaction here: dbscale.shard and the foreign tables name the target; the
  *	   target's records in dbscale.cleanup are deleted, and the source's tables are
- *	   recorded there.  Its commit is the switch.
- *	7. Then the locks go: first those of 1 and 2, last the guard's (its session ends).
+ *	   recorded there, with what counters have beside them.  Its commit is the switch.
+ *	9. Then the locks go: first those of 1 and 2, last the guard's (its session ends).
  *
- * The locks of 1 and 2 are held by the session, over several transactions, since step 4
- * commits on the target.  All locks are waited for no longer than
+ * The locks of 1 and 2 are held by the session, over several transactions, since steps 5
+ * to 7 commit on the target.  All locks are waited for no longer than
  * dbscale.move_lock_timeout: who waits for a lock makes those queue who come after him.
  * When one is not to be had, all are released, and after a pause, in which the log is
  * followed as before, it is tried again.
  *
- * A reader that looked up the source before 6 goes on there: the tables stay until every
- * snapshot is gone that does not see 6 (cleanup.c).
+ * A reader that looked up the source before 8 goes on there: the tables stay until every
+ * snapshot is gone that does not see 8 (cleanup.c).  So does a fold that looked it up
+ * before: it finds nothing to fold.
  */
 #include "rebalance/internal.h"
 
@@ -47,6 +64,7 @@
 #include "catalog/pg_foreign_server.h"
 #include "catalog/pg_foreign_table.h"
 #include "catalog/progress.h"
+#include "counter/counter.h"
 #include "foreign/foreign.h"
 #include "miscadmin.h"
 #include "storage/lmgr.h"
@@ -84,7 +102,7 @@ set_server(Oid foreign_table, Oid serverid)
 	CacheInvalidateRelcacheByRelid(foreign_table);
 }
 
-/* Step 6's heart: in the current transaction. */
+/* Step 8's heart: in the current transaction. */
 void
 placement_switch(int group_id, int shard, List *foreign_tables, const char *node)
 {
@@ -140,6 +158,21 @@ lock_relations(const Move *move, bool foreign_tables, LOCKMODE mode)
 		lock_relation(lfirst_oid(lc), mode);
 }
 
+/* What step 4 runs on the source, while the catalog can be read. */
+static void
+note_leaving(Move *move)
+{
+	const DistributedTable *table = dbscale_catalog_require_distributed(move->relid);
+	List	   *commands = dbscale_counter_shard_sql(table->group, dbscale_ddl_require_shard(table, move->shard), SHARD_LEAVING);
+	MemoryContext caller = MemoryContextSwitchTo(move->context);
+	ListCell   *lc;
+
+	move->leaving = NIL;
+	foreach(lc, commands)
+		move->leaving = lappend(move->leaving, pstrdup(lfirst(lc)));
+	MemoryContextSwitchTo(caller);
+}
+
 /* Steps 1 and 2. */
 static void
 lock_here(Move *move)
@@ -155,13 +188,14 @@ lock_here(Move *move)
 				 errdetail("The copy on node \"%s\" was made from the old one.", NameStr(move->target.name)),
 				 errhint("Move the shard again.")));
 	lock_relations(move, true, ExclusiveLock);
+	note_leaving(move);
 	PopActiveSnapshot();
 	move_commit(move);
 }
 
 /* Step 3. */
 static void
-lock_source(Move *move)
+lock_source_tables(Move *move)
 {
 	StringInfoData sql;
 	ListCell   *lc;
@@ -173,6 +207,30 @@ lock_source(Move *move)
 						 ((MoveMember *) lfirst(lc))->table);
 	appendStringInfoString(&sql, " IN EXCLUSIVE MODE");
 	(void) dbscale_stream_value(move->guard, sql.data);
+}
+
+/* Step 4, a turn of it: false if there was nothing to fold. */
+static bool
+fold_source(Move *move)
+{
+	ListCell   *lc;
+
+	foreach(lc, move->leaving)
+		(void) dbscale_stream_value(move->guard, lfirst(lc));
+	return dbscale_stream_value(move->guard, "SELECT pg_catalog.pg_current_xact_id_if_assigned()") != NULL;
+}
+
+/* Steps 3 and 4. */
+static void
+lock_source(Move *move)
+{
+	lock_source_tables(move);
+	while (move->leaving != NIL && fold_source(move))
+	{
+		(void) dbscale_stream_value(move->guard, "COMMIT");
+		DEBUG_POINT("move_folded");
+		lock_source_tables(move);
+	}
 }
 
 /* ---- foreign keys ---- */
@@ -198,7 +256,7 @@ foreign_keys_sql(const Move *move, const MoveMember *member)
 	return dbscale_ddl_shard_foreign_keys_sql(dbscale_catalog_require_distributed(member->relid), move->shard);
 }
 
-/* Step 5, in a transaction. */
+/* Step 6, in a transaction. */
 static void
 add_foreign_keys(Move *move, const MoveMember *member)
 {
@@ -214,7 +272,7 @@ add_foreign_keys(Move *move, const MoveMember *member)
 	}
 }
 
-/* With step 6: those that the source has validated are to be so again. */
+/* With step 8: those that the source has validated are to be so again. */
 static void
 record_foreign_keys(Move *move, const MoveMember *member)
 {
@@ -240,18 +298,50 @@ has_foreign_keys(const Move *move)
 	return false;
 }
 
+static void
+make_triggers(Move *move)
+{
+	const DistributedTable *table = dbscale_catalog_require_distributed(move->relid);
+	Shard		shard = *dbscale_ddl_require_shard(table, move->shard);
+
+	shard.node = dbscale_catalog_require_node(NameStr(move->target.name), true);
+	dbscale_ddl_run_shard_hook(table->group, &shard, SHARD_MADE);
+}
+
+/* The functions' triggers go with them. */
+static void
+drop_triggers(Move *move)
+{
+	ListCell   *lc;
+
+	foreach(lc, move->counter_objects)
+	{
+		CounterObject *object = lfirst(lc);
+		bool		is_function = strcmp(object->kind, "function") == 0;
+
+		(void) dbscale_remote_execute(move_connection(&move->target, REMOTE_WRITE),
+									  psprintf("DROP %s IF EXISTS %s%s CASCADE", object->kind,
+											   quote_qualified_identifier(DBSCALE_SHARDS_SCHEMA, object->name),
+											   is_function ? "()" : ""), REMOTE_NO_PARAMS, NULL);
+	}
+}
+
+/* Steps 6 and 7. */
 static bool
-make_foreign_keys(Move *move)
+make_keys_and_triggers(Move *move)
 {
 	bool		any;
 	ListCell   *lc;
 
-	move_begin(move);
+	(void) move_write_target(move);
 	PushActiveSnapshot(GetTransactionSnapshot());
-	any = has_foreign_keys(move);
+	any = has_foreign_keys(move) || move->counter_objects != NIL;
 	if (any)
+	{
 		foreach(lc, move->members)
 			add_foreign_keys(move, lfirst(lc));
+		make_triggers(move);
+	}
 	PopActiveSnapshot();
 	move_commit(move);
 	return any;
@@ -259,12 +349,13 @@ make_foreign_keys(Move *move)
 
 /* The switch did not come to pass, and application goes on, which they would disturb. */
 static void
-drop_foreign_keys(Move *move)
+drop_keys_and_triggers(Move *move)
 {
 	ListCell   *lc;
 
 	move_begin(move);
 	PushActiveSnapshot(GetTransactionSnapshot());
+	drop_triggers(move);
 	foreach(lc, move->members)
 	{
 		MoveMember *member = lfirst(lc);
@@ -281,7 +372,7 @@ drop_foreign_keys(Move *move)
 
 /* ---- the switch ---- */
 
-/* Step 6. */
+/* Step 8. */
 static void
 switch_catalog(Move *move)
 {
@@ -295,6 +386,12 @@ switch_catalog(Move *move)
 	{
 		cleanup_record_later(move, NameStr(move->source.name), "table", ((MoveMember *) lfirst(lc))->stored);
 		record_foreign_keys(move, lfirst(lc));
+	}
+	foreach(lc, move->counter_objects)
+	{
+		CounterObject *object = lfirst(lc);
+
+		cleanup_record_later(move, NameStr(move->source.name), object->kind, object->name);
 	}
 	(void) dbscale_ddl_execute_as_owner(psprintf("UPDATE dbscale.job SET step = 'cleaning up' WHERE job = " INT64_FORMAT,
 												 move->job));
@@ -312,14 +409,15 @@ set_lock_timeout(int ms)
 
 /* All steps; errors leave locks behind, which the caller releases. */
 static void
-switch_now(Move *move, volatile bool *keys_made)
+switch_now(Move *move, volatile bool *finished)
 {
 	lock_here(move);
 	DEBUG_POINT("move_locked");
 	lock_source(move);
 	DEBUG_POINT("move_source_locked");
 	(void) apply_up_to_mark(move->apply);
-	*keys_made = make_foreign_keys(move);
+	*finished = make_keys_and_triggers(move);
+	DEBUG_POINT("move_finished");
 	switch_catalog(move);
 }
 
@@ -330,14 +428,14 @@ switch_now(Move *move, volatile bool *keys_made)
 static bool
 try_to_switch(Move *move)
 {
-	volatile bool keys_made = false;
+	volatile bool finished = false;
 	volatile bool done = false;
 	TimestampTz start = GetCurrentTimestamp();
 
 	set_lock_timeout(dbscale_move_lock_timeout);
 	PG_TRY();
 	{
-		switch_now(move, &keys_made);
+		switch_now(move, &finished);
 		done = true;
 	}
 	PG_CATCH();
@@ -356,8 +454,8 @@ try_to_switch(Move *move)
 	unlock_all();
 	(void) dbscale_stream_value(move->guard, "ROLLBACK");
 	set_lock_timeout(0);
-	if (keys_made && !done)
-		drop_foreign_keys(move);
+	if (finished && !done)
+		drop_keys_and_triggers(move);
 	if (done)
 		ereport(DEBUG1, errmsg("dbscale: writers of shard %d waited for %ld ms at most", move->shard,
 							   TimestampDifferenceMilliseconds(start, GetCurrentTimestamp())));

@@ -81,6 +81,8 @@ typedef struct Move
 	MoveNode	source;
 	MoveNode	target;
 	List	   *members;		/* of MoveMember *, referenced tables first */
+	List	   *counter_objects;	/* of CounterObject *: what counters have beside the tables */
+	List	   *leaving;		/* of char *: folds what counters have pending, on the source */
 	char	   *definition;		/* all that the shard's tables are made of, and where they are */
 	char	   *publication;
 	char	   *slot;
@@ -149,9 +151,9 @@ extern void move_shard_blocking(Oid relid, int shard, const char *node);
 /* ---- cleanup.c ---- */
 extern void cleanup_record(const Move *move, const char *node, const char *kind, const char *name);
 extern void cleanup_record_later(const Move *move, const char *node, const char *kind, const char *name);
-/* Forget the target's tables: they are the catalog's. */
+/* Forget the target's tables and functions: they are the catalog's. */
 extern void cleanup_forget(const Move *move, const char *node);
-extern bool cleanup_exists(const char *node, const char *name);
+extern bool cleanup_exists(const char *node, const char *kind, const char *name);
 /* Is it the snapshot of this backend that a table is kept for? */
 extern bool cleanup_waits_for(const char *node, const char *name, int pid);
 /* Outside a transaction: work through what is due of a job, errors being left for later. */

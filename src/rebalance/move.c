@@ -40,6 +40,7 @@
 
 #include "access/xact.h"
 #include "catalog/progress.h"
+#include "counter/counter.h"
 #include "miscadmin.h"
 #include "postmaster/interrupt.h"
 #include "storage/latch.h"
@@ -158,6 +159,13 @@ record_objects(Move *move)
 	PushActiveSnapshot(GetTransactionSnapshot());
 	foreach(lc, move->members)
 		cleanup_record(move, NameStr(move->target.name), "table", ((MoveMember *) lfirst(lc))->stored);
+	/* made at the switch */
+	foreach(lc, move->counter_objects)
+	{
+		CounterObject *object = lfirst(lc);
+
+		cleanup_record(move, NameStr(move->target.name), object->kind, object->name);
+	}
 	cleanup_record(move, NameStr(move->source.name), "publication", move->publication);
 	PopActiveSnapshot();
 	move_commit(move);
@@ -172,7 +180,13 @@ names_are_free(Move *move)
 	move_begin(move);
 	PushActiveSnapshot(GetTransactionSnapshot());
 	foreach(lc, move->members)
-		free &= !cleanup_exists(NameStr(move->target.name), ((MoveMember *) lfirst(lc))->stored);
+		free &= !cleanup_exists(NameStr(move->target.name), "table", ((MoveMember *) lfirst(lc))->stored);
+	foreach(lc, move->counter_objects)
+	{
+		CounterObject *object = lfirst(lc);
+
+		free &= !cleanup_exists(NameStr(move->target.name), object->kind, object->name);
+	}
 	PopActiveSnapshot();
 	move_commit(move);
 	return free;

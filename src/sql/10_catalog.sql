@@ -123,7 +123,7 @@ COMMENT ON TABLE dbscale.job IS 'long operations: waiting, running and ended; ho
 -- crash can leave, and an object without one is not to be dropped.  Not dumped.
 CREATE TABLE dbscale.cleanup (
     node        name NOT NULL,
-    kind        text NOT NULL CHECK (kind IN ('table', 'publication', 'foreign key')),
+    kind        text NOT NULL CHECK (kind IN ('table', 'function', 'publication', 'foreign key')),
     name        text NOT NULL,              -- in dbscale_shards; of a foreign key to validate: table.constraint
     job         bigint NOT NULL,            -- while that runs the object is in use
     after_xid   xid8,                       -- not before every snapshot that does not see this transaction is gone
@@ -131,7 +131,7 @@ CREATE TABLE dbscale.cleanup (
     PRIMARY KEY (node, kind, name)
 );
 CREATE INDEX cleanup_job_idx ON dbscale.cleanup (job);
-COMMENT ON TABLE dbscale.cleanup IS 'tables and publications on nodes that are to be dropped, and foreign keys to be validated';
+COMMENT ON TABLE dbscale.cleanup IS 'tables, functions and publications on nodes that are to be dropped, and foreign keys to be validated';
 
 -- A row changed by any hand is heard of by every backend.
 CREATE FUNCTION dbscale.catalog_changed() RETURNS trigger

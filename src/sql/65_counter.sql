@@ -63,23 +63,3 @@ LEFT JOIN (SELECT counter, pg_catalog.max(pending) AS pending, pg_catalog.min(ol
            FROM dbscale.counter_pending() GROUP BY counter) p ON p.counter = c.counter;
 GRANT SELECT ON dbscale.counters TO PUBLIC;
 COMMENT ON VIEW dbscale.counters IS 'counters, and what is pending of the buffered ones';
-
--- Until moves take counters along (ddl.h, ShardMoment), a shard that has some stays where it is.
-CREATE FUNCTION dbscale.check_counters_of_shard() RETURNS trigger
-    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    which name := (SELECT c.counter FROM dbscale.counter c JOIN dbscale.distributed_table t ON t.relation = c.source
-                   WHERE t.group_id = NEW.group_id ORDER BY 1 LIMIT 1);
-BEGIN
-    IF which IS NOT NULL THEN
-        RAISE EXCEPTION USING ERRCODE = '0A000',
-            MESSAGE = format('shard %s cannot move to node "%s" while its tables have counters', NEW.shard, NEW.node),
-            DETAIL = format('Counter "%s" is kept by triggers on node "%s".', which, OLD.node),
-            HINT = format('Use dbscale.drop_counter(%L) first, and dbscale.create_counter() afterwards.', which);
-    END IF;
-    RETURN NEW;
-END $$;
-REVOKE ALL ON FUNCTION dbscale.check_counters_of_shard() FROM PUBLIC;
-COMMENT ON FUNCTION dbscale.check_counters_of_shard() IS 'trigger: shards whose tables have counters do not move';
-CREATE TRIGGER check_counters BEFORE UPDATE OF node ON dbscale.shard FOR EACH ROW
-    WHEN (OLD.node IS DISTINCT FROM NEW.node) EXECUTE FUNCTION dbscale.check_counters_of_shard();

@@ -23,6 +23,14 @@ SELECT jsonb_build_object(
   'indexes', (SELECT coalesce(jsonb_object_agg(c.relname, jsonb_build_array(t.relname, i.indisvalid, i.indisunique)), '{}')
      FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_class t ON t.oid = i.indrelid
      WHERE c.relnamespace = to_regnamespace('dbscale_shards')),
+  -- of counters: triggers by table, and functions that no trigger calls
+  'triggers', (SELECT coalesce(jsonb_object_agg(x.relname, x.names), '{}') FROM (
+     SELECT c.relname, jsonb_agg(t.tgname) AS names FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid
+     WHERE c.relnamespace = to_regnamespace('dbscale_shards') AND t.tgname ~ '^~?dbscale_counter_' AND t.tgenabled <> 'D'
+     GROUP BY c.relname) x),
+  'functions', (SELECT coalesce(jsonb_agg(p.proname), '[]') FROM pg_proc p
+     WHERE p.pronamespace = to_regnamespace('dbscale_shards')
+       AND NOT EXISTS (SELECT FROM pg_trigger t WHERE t.tgfoid = p.oid)),
   'publications', (SELECT coalesce(jsonb_agg(pubname), '[]') FROM pg_publication WHERE pubname ~ '^dbscale_move_'),
   'slots', (SELECT coalesce(jsonb_agg(slot_name), '[]') FROM pg_replication_slots
      WHERE database = current_database() AND slot_name ~ '^dbscale_'),
@@ -48,9 +56,15 @@ placed AS MATERIALIZED (
     FROM dbscale.distributed_table t, dbscale.node n WHERE t.group_id IS NULL),
 -- what buffered counters have pending stands beside the shards
 deltas AS MATERIALIZED (
-    SELECT c.counter, s.node, c.counter || '_deltas_' || s.shard AS table_name
+    SELECT c.counter, s.node, c.counter || '_deltas_' || s.shard AS table_name, c.counter || '_fold_' || s.shard AS fold_name
     FROM dbscale.counter c JOIN dbscale.distributed_table t ON t.relation = c.target
     JOIN dbscale.shard s USING (group_id) WHERE c.mode = 'buffered'),
+-- triggers that every counter's tables have
+counting(relation, trigger_name) AS (
+    SELECT c.source, t.name FROM dbscale.counter c, unnest(ARRAY['dbscale_counter_insert', 'dbscale_counter_delete',
+        'dbscale_counter_update', 'dbscale_counter_truncate']) t(name)
+    UNION
+    SELECT c.target, t.name FROM dbscale.counter c, unnest(ARRAY['~dbscale_counter_begin', '~dbscale_counter_guard']) t(name)),
 there AS MATERIALIZED (
     SELECT p.*, r.has, r.has->'tables'->p.table_name AS columns
     FROM placed p JOIN reply r ON r.node = p.node AND r.has IS NOT NULL),
@@ -112,6 +126,23 @@ found(node, object, problem) AS (
     SELECT d.node, d.table_name, 'the deltas of counter ' || d.counter || ' are missing'
     FROM deltas d JOIN reply r ON r.node = d.node AND r.has IS NOT NULL
     WHERE NOT r.has->'tables' ? d.table_name
+    UNION ALL
+    SELECT d.node, d.fold_name, 'the function that folds counter ' || d.counter || ' is missing'
+    FROM deltas d JOIN reply r ON r.node = d.node AND r.has IS NOT NULL
+    WHERE NOT r.has->'functions' ? d.fold_name
+    UNION ALL
+    SELECT r.node, x.name, 'the node has a function that the catalog does not place there'
+    FROM reply r, jsonb_array_elements_text(r.has->'functions') x(name)
+    WHERE NOT EXISTS (SELECT FROM deltas d WHERE d.node = r.node AND d.fold_name = x.name)
+      AND NOT EXISTS (SELECT FROM dbscale.cleanup c WHERE c.node = r.node AND c.kind = 'function' AND c.name = x.name)
+    UNION ALL
+    SELECT t.node, t.table_name, format('trigger %I, which keeps counters, is missing or disabled', w.trigger_name)
+    FROM there t JOIN counting w ON w.relation = t.relation
+    WHERE t.columns IS NOT NULL AND t.shard IS NOT NULL AND NOT coalesce(t.has->'triggers'->t.table_name ? w.trigger_name, false)
+    UNION ALL
+    SELECT t.node, t.table_name, 'the table has triggers of counters, and no counter'
+    FROM there t
+    WHERE t.has->'triggers' ? t.table_name AND NOT EXISTS (SELECT FROM counting w WHERE w.relation = t.relation)
     UNION ALL
     -- columns
     SELECT t.node, t.table_name, CASE
