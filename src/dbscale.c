@@ -43,7 +43,8 @@ _PG_init(void)
 	dbscale_executor_init();
 	dbscale_utility_init();
 	dbscale_counter_init();
-	dbscale_ddl_check_hook = dbscale_counter_check_command;
+	dbscale_ddl_before_hook = dbscale_counter_suspend;
+	dbscale_ddl_after_hook = dbscale_counter_resume;
 	dbscale_ddl_shard_sql_hook = dbscale_counter_shard_sql;
 	dbscale_rebalance_init();
 	dbscale_worker_init();

@@ -185,6 +185,7 @@ read_row(char **row)
 	counter->filter = row[6];
 	counter->buffered = strcmp(row[7], "buffered") == 0;
 	counter->fingerprint = row[8];
+	counter->suspended = row[9][0] == 't';
 	counter->target_key = key_columns(counter->name, "target_key");
 	counter->source_key = key_columns(counter->name, "source_key");
 	return counter;
@@ -201,7 +202,7 @@ dbscale_counter_list_names(const char *condition)
 	ListCell   *lc;
 
 	foreach(lc, dbscale_counter_query_rows(
-				psprintf("SELECT counter, target::oid, target_column, source::oid, aggregate, value_column, filter, mode, fingerprint"
+				psprintf("SELECT counter, target::oid, target_column, source::oid, aggregate, value_column, filter, mode, fingerprint, suspended"
 						 " FROM dbscale.counter WHERE %s ORDER BY target::oid, counter", condition ? condition : "true"), NULL))
 		list = lappend(list, read_row(lfirst(lc)));
 	return list;
@@ -241,13 +242,13 @@ dbscale_counter_get(const char *name, bool missing_ok)
 List *
 dbscale_counters_of_source(Oid source)
 {
-	return dbscale_counter_list(psprintf("source = %u", source));
+	return dbscale_counter_list(psprintf("source = %u AND NOT suspended", source));
 }
 
 List *
 dbscale_counters_of_target(Oid target)
 {
-	return dbscale_counter_list(psprintf("target = %u", target));
+	return dbscale_counter_list(psprintf("target = %u AND NOT suspended", target));
 }
 
 static const char *

@@ -205,17 +205,12 @@ compute(const Counter *counter, List *places, bool fold_first)
 	return dbscale_counter_finish(batch);
 }
 
-static void
-create(Counter *counter)
+void
+dbscale_counter_keep(Counter *counter)
 {
-	List	   *places;
+	List	   *places = dbscale_counter_places(counter->target);
 
-	check_not_there(counter);
-	dbscale_counter_check(counter);
-	counter->name = choose_name(counter);
-	places = dbscale_counter_places(counter->target);
 	lock_on_nodes(counter, places);
-	dbscale_counter_insert(counter);
 	dbscale_counter_find_out(counter);
 	dbscale_counter_install_buffers(counter->source, counter->target);
 	dbscale_counter_install_source(counter->source);
@@ -223,6 +218,16 @@ create(Counter *counter)
 	DEBUG_POINT("counter_triggers_made");
 	(void) compute(counter, places, false);
 	dbscale_counter_set_fingerprint(counter->source, counter->target);
+}
+
+static void
+create(Counter *counter)
+{
+	check_not_there(counter);
+	dbscale_counter_check(counter);
+	counter->name = choose_name(counter);
+	dbscale_counter_insert(counter);
+	dbscale_counter_keep(counter);
 }
 
 Datum
@@ -283,6 +288,18 @@ own_counter(Name name)
 	return counter;
 }
 
+/* The same where there must be something that keeps it. */
+static void
+check_kept(const Counter *counter)
+{
+	if (counter->suspended)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("counter \"%s\" is not kept at this moment", counter->name),
+				 errdetail("One of its tables has been distributed, or undistributed, in this transaction, and the other has not."),
+				 errhint("Do the same with the other table first.")));
+}
+
 Datum
 dbscale_drop_counter(PG_FUNCTION_ARGS)
 {
@@ -294,8 +311,8 @@ dbscale_drop_counter(PG_FUNCTION_ARGS)
 	lock_tables(counter);
 	user = become_owner(&context);
 	counter = dbscale_counter_get(counter->name, false);
-	places = dbscale_counter_places(counter->target);
-	if (counter->buffered)
+	places = counter->suspended ? NIL : dbscale_counter_places(counter->target);
+	if (counter->buffered && !counter->suspended)
 	{
 		lock_on_nodes(counter, places);
 		(void) fold_all(counter, places);
@@ -314,6 +331,7 @@ dbscale_repair_counter(PG_FUNCTION_ARGS)
 	Oid			user;
 	int			context;
 
+	check_kept(counter);
 	check_isolation("repair_counter");
 	lock_tables(counter);
 	user = become_owner(&context);
@@ -334,6 +352,7 @@ dbscale_verify_counter(PG_FUNCTION_ARGS)
 	Oid			user;
 	int			context;
 
+	check_kept(counter);
 	InitMaterializedSRF(fcinfo, 0);
 	user = become_owner(&context);
 	rows = dbscale_counter_query_places(dbscale_counter_places(counter->target), counter, dbscale_counter_verify_sql, 3);
@@ -360,6 +379,7 @@ dbscale_fold_counter(PG_FUNCTION_ARGS)
 	Oid			user;
 	int			context;
 
+	check_kept(counter);
 	if (!counter->buffered)
 		PG_RETURN_INT64(0);
 	check_isolation("fold_counter");
@@ -450,6 +470,7 @@ dbscale_counter_value(PG_FUNCTION_ARGS)
 	if (PG_ARGISNULL(0))
 		PG_RETURN_NULL();
 	counter = dbscale_counter_get(NameStr(*PG_GETARG_NAME(0)), false);
+	check_kept(counter);
 	check_readable(counter);
 	if (!key_arguments(fcinfo, &values))
 		PG_RETURN_NULL();
@@ -497,7 +518,7 @@ dbscale_counter_pending(PG_FUNCTION_ARGS)
 
 	InitMaterializedSRF(fcinfo, 0);
 	user = become_owner(&context);
-	foreach(lc, dbscale_counter_list_names("mode = 'buffered'"))
+	foreach(lc, dbscale_counter_list_names("mode = 'buffered' AND NOT suspended"))
 	{
 		Counter    *counter = lfirst(lc);
 		int64		pending = 0;

@@ -29,7 +29,8 @@ extern List *dbscale_counter_objects(const TableGroup *group, const Shard *shard
 extern void dbscale_counter_check_move(const TableGroup *group, const Shard *shard);
 
 /* For ddl/, which is our peer: dbscale.c puts them into its hooks (ddl.h says what they promise). */
-extern void dbscale_counter_check_command(Oid relid, const char *command);
+extern void dbscale_counter_suspend(Oid relid, bool to_shards);
+extern void dbscale_counter_resume(Oid relid);
 extern List *dbscale_counter_shard_sql(const TableGroup *group, const Shard *shard, ShardMoment moment);
 
 #endif							/* DBSCALE_COUNTER_H */

@@ -22,7 +22,7 @@ for_buffers(Oid serverid, AppendBuffer append)
 	ListCell   *lp;
 
 	initStringInfo(&sql);
-	foreach(lc, dbscale_counter_list_names("mode = 'buffered'"))
+	foreach(lc, dbscale_counter_list_names("mode = 'buffered' AND NOT suspended"))
 	{
 		Counter    *counter = lfirst(lc);
 

@@ -219,7 +219,7 @@ note_counters(const Concern *concern)
 			continue;
 		note = palloc0(sizeof(Noted));
 		note->counter = counter;
-		note->places = dbscale_counter_places(counter->target);
+		note->places = counter->suspended ? NIL : dbscale_counter_places(counter->target);
 		if (concern->old_column && counter->filter && counter->source == concern->relid)
 			note->filter = dbscale_counter_parse_filter(counter->source, counter->filter);
 		if (concern->drops)
@@ -379,28 +379,7 @@ utility_hook(PlannedStmt *pstmt, const char *query, bool read_only_tree, Process
 	SetUserIdAndSecContext(user, security);
 }
 
-/* ---- what ddl/ asks ---- */
-
-/* A table's commands that would have to take its counters along. */
-void
-dbscale_counter_check_command(Oid relid, const char *command)
-{
-	char	   *name;
-
-	const DistributedTable *table = dbscale_catalog_table(relid);
-
-	if (strcmp(command, "distribute") != 0 && (strcmp(command, "undistribute") != 0 || table == NULL || table->is_reference))
-		return;
-	name = dbscale_counter_query(psprintf("SELECT counter FROM dbscale.counter WHERE target = %u OR source = %u ORDER BY 1 LIMIT 1",
-										  relid, relid));
-	if (name == NULL)
-		return;
-	ereport(ERROR,
-			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-			 errmsg("cannot %s table \"%s\" while it has counters", command, get_rel_name(relid)),
-			 errdetail("Counter \"%s\" is kept by triggers where the rows are now.", name),
-			 errhint("Use dbscale.drop_counter('%s') first, and dbscale.create_counter() afterwards.", name)));
-}
+/* ---- what ddl/ and rebalance/ ask ---- */
 
 /*
  * Counters move with a shard when both their tables do: then what keeps them is beside

@@ -44,7 +44,7 @@ dbscale_counter_install_buffers(Oid source, Oid target)
 	ListCell   *lc;
 	ListCell   *lp;
 
-	foreach(lc, dbscale_counter_list(psprintf("source = %u AND target = %u AND mode = 'buffered'", source, target)))
+	foreach(lc, dbscale_counter_list(psprintf("source = %u AND target = %u AND mode = 'buffered' AND NOT suspended", source, target)))
 		foreach(lp, dbscale_counter_places(target))
 			dbscale_counter_send_all(batch, lfirst(lp), InvalidOid, dbscale_counter_buffer_sql(lfirst(lp), lfirst(lc)));
 	(void) dbscale_counter_finish(batch);

@@ -33,6 +33,7 @@ typedef struct Counter
 	const char *filter;			/* as deparsed, or NULL */
 	bool		buffered;
 	const char *fingerprint;	/* of the generated SQL that is installed; NULL: none yet */
+	bool		suspended;		/* by suspend.c: nothing is installed */
 	/* found out when it is read: */
 	const char *type;			/* of the target's column, with its typmod */
 	const char *value_type;		/* of the value column, or NULL */
@@ -84,6 +85,7 @@ extern Counter *dbscale_counter_get(const char *name, bool missing_ok);
 /* The same without what has to be found out. */
 extern List *dbscale_counter_list_names(const char *condition);
 extern List *dbscale_counter_list(const char *condition);	/* of Counter *; NULL: all */
+/* Those that are not suspended. */
 extern List *dbscale_counters_of_source(Oid source);
 extern List *dbscale_counters_of_target(Oid target);
 extern void dbscale_counter_find_out(Counter *counter);
@@ -142,6 +144,9 @@ extern char *dbscale_counter_buffer_name(const CounterPlace *place, const Counte
 extern char *dbscale_counter_fold_name(const CounterPlace *place, const Counter *counter);
 /* A name of at most 63 bytes, different for different bases. */
 extern char *dbscale_counter_object_name(const char *base, const char *suffix);
+
+/* All that keeps a counter which has its row, and its values; both tables are locked (commands.c). */
+extern void dbscale_counter_keep(Counter *counter);
 
 /* Make what keeps a table's counters, as the catalog is now (install.c). */
 extern void dbscale_counter_install_source(Oid source);

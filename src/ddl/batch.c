@@ -5,7 +5,8 @@
  */
 #include "ddl/ddl.h"
 
-void		(*dbscale_ddl_check_hook) (Oid relid, const char *command) = NULL;
+void		(*dbscale_ddl_before_hook) (Oid relid, bool to_shards) = NULL;
+void		(*dbscale_ddl_after_hook) (Oid relid) = NULL;
 List	   *(*dbscale_ddl_shard_sql_hook) (const TableGroup *group, const Shard *shard, ShardMoment moment) = NULL;
 
 /* A node's results are read when so many commands are under way in all. */

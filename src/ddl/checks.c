@@ -249,9 +249,21 @@ dbscale_ddl_open_for_command(Oid relid, const char *command)
 		aclcheck_error(ACLCHECK_NOT_OWNER, get_relkind_objtype(rel->rd_rel->relkind),
 					   RelationGetRelationName(rel));
 	CheckTableNotInUse(rel, command);
-	if (dbscale_ddl_check_hook)
-		dbscale_ddl_check_hook(relid, command);
 	return rel;
+}
+
+/* The same for distribute_table and undistribute_table, which the table's counters come along with. */
+Relation
+dbscale_ddl_open_to_convert(Oid relid, const char *command, bool to_shards)
+{
+	Relation	rel = dbscale_ddl_open_for_command(relid, command);
+
+	if (dbscale_ddl_before_hook == NULL)
+		return rel;
+	/* triggers of a table that is open cannot be dropped */
+	table_close(rel, NoLock);
+	dbscale_ddl_before_hook(relid, to_shards);
+	return table_open(relid, NoLock);
 }
 
 static void

@@ -65,6 +65,7 @@ extern void dbscale_ddl_copy_rows(RemoteConnection *from, const char *query, con
 
 /* Before a table is touched (checks.c): opens it, locked, for its owner alone. */
 extern Relation dbscale_ddl_open_for_command(Oid relid, const char *command);
+extern Relation dbscale_ddl_open_to_convert(Oid relid, const char *command, bool to_shards);
 /* Errors for what cannot be distributed on this key, or (key 0) as a reference table. */
 extern void dbscale_ddl_check_table(Relation rel, AttrNumber key);
 extern AttrNumber dbscale_ddl_check_key(Relation rel, const char *name, ShardStrategy strategy);
@@ -162,16 +163,17 @@ extern void dbscale_ddl_undistribute_reference(const DistributedTable *table);
 extern int	dbscale_ddl_add_shard(Oid relation, const char *bounds_json, const char *node);
 
 /*
- * What counter/, a peer, adds to our commands; dbscale.c puts it here (both may be NULL).
- * check is called when a table has been opened for a command, before anything is done,
- * and raises an error where the command does not go with the table's counters.  shard_sql
- * returns commands (char *) for the node of a shard (shard->node) at this moment.  A move
+ * What counter/, a peer, adds to our commands; dbscale.c puts it here (all may be NULL).
+ * before is called when a table is locked and is to become a distributed table, or a
+ * plain one again, before anything is done; after, when it has.  shard_sql returns
+ * commands (char *) for the node of a shard (shard->node) at this moment.  A move
  * runs SHARD_LEAVING on the source when writers are shut out and before it waits for the
  * last change; SHARD_MADE on the target (a Shard with that node) when that is applied, so
- * in the transaction of the switch: or the triggers would count what is applied again; and
+ * under the locks of the switch: or the triggers would count what is applied again; and
  * SHARD_LEFT on the source when the old tables have been dropped.
  */
-extern void (*dbscale_ddl_check_hook) (Oid relid, const char *command);
+extern void (*dbscale_ddl_before_hook) (Oid relid, bool to_shards);
+extern void (*dbscale_ddl_after_hook) (Oid relid);
 extern List *(*dbscale_ddl_shard_sql_hook) (const TableGroup *group, const Shard *shard, ShardMoment moment);
 /* Run these commands on the shard's node, in the current transaction. */
 extern void dbscale_ddl_run_shard_hook(const TableGroup *group, const Shard *shard, ShardMoment moment);

@@ -633,7 +633,7 @@ dbscale_distribute_table(PG_FUNCTION_ARGS)
 	d.shard_count = PG_GETARG_INT32(3);
 	d.step = text_argument(fcinfo, 5);
 	d.bounds = jsonb_argument(fcinfo, 6);
-	rel = dbscale_ddl_open_for_command(d.relid, "distribute");
+	rel = dbscale_ddl_open_to_convert(d.relid, "distribute", true);
 	d.name = pstrdup(RelationGetRelationName(rel));
 	d.schema = get_namespace_name(RelationGetNamespace(rel));
 	d.model = colocated_table(fcinfo, 4);
@@ -644,6 +644,8 @@ dbscale_distribute_table(PG_FUNCTION_ARGS)
 	bytes = (int64) RelationGetNumberOfBlocks(rel) * BLCKSZ;
 	table_close(rel, NoLock);
 	distribute(&d, bytes);
+	if (dbscale_ddl_after_hook)
+		dbscale_ddl_after_hook(d.relid);
 	SetUserIdAndSecContext(user, context);
 	PG_RETURN_VOID();
 }

@@ -325,7 +325,7 @@ dbscale_undistribute_table(PG_FUNCTION_ARGS)
 	Oid			user;
 	int			context;
 
-	rel = dbscale_ddl_open_for_command(relid, "undistribute");
+	rel = dbscale_ddl_open_to_convert(relid, "undistribute", false);
 	check_savepoint(rel);
 	table_close(rel, NoLock);
 	GetUserIdAndSecContext(&user, &context);
@@ -338,6 +338,8 @@ dbscale_undistribute_table(PG_FUNCTION_ARGS)
 	{
 		require_enabled(table);
 		undistribute(table);
+		if (dbscale_ddl_after_hook)
+			dbscale_ddl_after_hook(relid);
 	}
 	SetUserIdAndSecContext(user, context);
 	PG_RETURN_VOID();

@@ -12,12 +12,31 @@ CREATE TABLE dbscale.counter (
     filter        text,                     -- as PostgreSQL prints it
     mode          text NOT NULL CHECK (mode IN ('sync', 'buffered')),
     fingerprint   text,                     -- of the SQL that keeps it, as it is installed
+    suspended     boolean NOT NULL DEFAULT false,   -- only within a transaction that distributes its tables
     UNIQUE (target, target_column)
 );
 CREATE INDEX counter_source_idx ON dbscale.counter (source);
 GRANT SELECT ON dbscale.counter TO PUBLIC;
 SELECT pg_catalog.pg_extension_config_dump('dbscale.counter', '');
 COMMENT ON TABLE dbscale.counter IS 'columns that hold an aggregate over the rows of another table, kept by triggers';
+
+-- A transaction that distributes one of a counter's tables has to distribute the other too.
+CREATE FUNCTION dbscale.check_counter_is_kept() RETURNS trigger
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM FROM dbscale.counter c WHERE c.counter = NEW.counter AND c.suspended;
+    IF FOUND THEN
+        RAISE EXCEPTION USING ERRCODE = '55000',
+            MESSAGE = format('counter "%s" cannot be kept', NEW.counter),
+            DETAIL = format('Of the tables %s and %s only one has been distributed, or undistributed.', NEW.target, NEW.source),
+            HINT = format('Do the same with the other in the same transaction, or use dbscale.drop_counter(%L).', NEW.counter);
+    END IF;
+    RETURN NULL;
+END $$;
+REVOKE ALL ON FUNCTION dbscale.check_counter_is_kept() FROM PUBLIC;
+COMMENT ON FUNCTION dbscale.check_counter_is_kept() IS 'trigger: no transaction leaves a counter between a distributed table and one that is not';
+CREATE CONSTRAINT TRIGGER check_is_kept AFTER UPDATE OF suspended ON dbscale.counter DEFERRABLE INITIALLY DEFERRED
+    FOR EACH ROW WHEN (NEW.suspended) EXECUTE FUNCTION dbscale.check_counter_is_kept();
 
 CREATE FUNCTION dbscale.create_counter(target regclass, target_column name, source regclass, target_key name[], source_key name[],
     aggregate text DEFAULT 'count', value_column name DEFAULT NULL, filter text DEFAULT NULL, mode text DEFAULT 'sync') RETURNS name

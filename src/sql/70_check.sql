@@ -58,13 +58,14 @@ placed AS MATERIALIZED (
 deltas AS MATERIALIZED (
     SELECT c.counter, s.node, c.counter || '_deltas_' || s.shard AS table_name, c.counter || '_fold_' || s.shard AS fold_name
     FROM dbscale.counter c JOIN dbscale.distributed_table t ON t.relation = c.target
-    JOIN dbscale.shard s USING (group_id) WHERE c.mode = 'buffered'),
+    JOIN dbscale.shard s USING (group_id) WHERE c.mode = 'buffered' AND NOT c.suspended),
 -- triggers that every counter's tables have
 counting(relation, trigger_name) AS (
     SELECT c.source, t.name FROM dbscale.counter c, unnest(ARRAY['dbscale_counter_insert', 'dbscale_counter_delete',
-        'dbscale_counter_update', 'dbscale_counter_truncate']) t(name)
+        'dbscale_counter_update', 'dbscale_counter_truncate']) t(name) WHERE NOT c.suspended
     UNION
-    SELECT c.target, t.name FROM dbscale.counter c, unnest(ARRAY['~dbscale_counter_begin', '~dbscale_counter_guard']) t(name)),
+    SELECT c.target, t.name FROM dbscale.counter c, unnest(ARRAY['~dbscale_counter_begin', '~dbscale_counter_guard']) t(name)
+    WHERE NOT c.suspended),
 there AS MATERIALIZED (
     SELECT p.*, r.has, r.has->'tables'->p.table_name AS columns
     FROM placed p JOIN reply r ON r.node = p.node AND r.has IS NOT NULL),

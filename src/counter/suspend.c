@@ -1,0 +1,139 @@
+/*
+ * suspend.c
+ *		Counters of tables that are distributed, or become plain tables again.
+ *
+ * A counter is kept where its tables' rows are, so it cannot be kept while one of the
+ * two is distributed and the other is not.  But one is distributed after the other.
+ * Between the two the counter is *suspended*: nothing keeps it.  That cannot be seen
+ * from outside, and loses nothing:
+ *
+ *	1. Both tables are locked against everybody, readers too, when the first of them is
+ *	   about to be distributed, until the transaction ends: only it can write to them.
+ *	2. No transaction commits with a suspended counter: a deferred constraint trigger on
+ *	   dbscale.counter refuses it.  So what others know is a counter that is kept where
+ *	   the tables were, and then one that is kept where they are.
+ *	3. When the second one has followed, all that keeps the counter is made where the
+ *	   tables are now, and its values are computed, as by create_counter.  So it does not
+ *	   matter what the transaction has written in between, nor what was pending.
+ *
+ * Outside of a transaction block there is no second command, so there the first is
+ * refused at once, before its rows have been copied for an hour.
+ */
+#include "counter/internal.h"
+
+#include "access/xact.h"
+#include "miscadmin.h"
+#include "storage/lmgr.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+
+static Oid
+other_table(const Counter *counter, Oid relid)
+{
+	return counter->source == relid ? counter->target : counter->source;
+}
+
+static bool
+is_sharded(Oid relid)
+{
+	const DistributedTable *table = dbscale_catalog_table(relid);
+
+	return table != NULL && !table->is_reference;
+}
+
+static void
+refuse_alone(const Counter *counter, Oid relid, bool to_shards)
+{
+	const char *command = to_shards ? "distribute" : "undistribute";
+	const char *other = get_rel_name(other_table(counter, relid));
+
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("cannot %s table \"%s\" alone", command, get_rel_name(relid)),
+			 errdetail("Counter \"%s\" is kept by triggers on it and on table \"%s\", so both must be in the same place.",
+					   counter->name, other),
+			 to_shards ?
+			 errhint("Begin a transaction, distribute both tables in it, colocated, and commit; or use dbscale.drop_counter('%s') first.",
+					 counter->name) :
+			 errhint("Begin a transaction, undistribute both tables in it, and commit; or use dbscale.drop_counter('%s') first.",
+					 counter->name)));
+}
+
+static List *
+counters_of(Oid relid, bool suspended)
+{
+	return dbscale_counter_list_names(psprintf("%u IN (source, target) AND suspended = %s", relid, suspended ? "true" : "false"));
+}
+
+/* Where the tables are now; the catalog has the counters as suspended. */
+static void
+take_away(List *counters)
+{
+	ListCell   *lc;
+
+	foreach(lc, counters)
+	{
+		const Counter *counter = lfirst(lc);
+		CounterBatch *batch = dbscale_counter_batch();
+		ListCell   *lp;
+
+		dbscale_counter_install_source(counter->source);
+		dbscale_counter_install_target(counter->target);
+		if (counter->buffered)
+			foreach(lp, dbscale_counter_places(counter->target))
+				dbscale_counter_send_all(batch, lfirst(lp), InvalidOid, dbscale_counter_drop_buffer_sql(lfirst(lp), counter));
+		(void) dbscale_counter_finish(batch);
+	}
+}
+
+static void
+suspend(List *counters, Oid relid, bool to_shards)
+{
+	ListCell   *lc;
+
+	foreach(lc, counters)
+		if (other_table(lfirst(lc), relid) != relid && !IsTransactionBlock())
+			refuse_alone(lfirst(lc), relid, to_shards);
+	foreach(lc, counters)
+		LockRelationOid(other_table(lfirst(lc), relid), AccessExclusiveLock);
+	dbscale_counter_execute(psprintf("UPDATE dbscale.counter SET suspended = true WHERE %u IN (source, target)", relid));
+	take_away(counters);
+}
+
+void
+dbscale_counter_suspend(Oid relid, bool to_shards)
+{
+	List	   *counters;
+	Oid			user;
+	int			context;
+
+	/* what is there already, the command will say */
+	if (is_sharded(relid) == to_shards)
+		return;
+	GetUserIdAndSecContext(&user, &context);
+	SetUserIdAndSecContext(dbscale_extension_owner(), context | SECURITY_LOCAL_USERID_CHANGE);
+	counters = counters_of(relid, false);
+	if (counters != NIL)
+		suspend(counters, relid, to_shards);
+	SetUserIdAndSecContext(user, context);
+}
+
+/* As the extension's owner. */
+void
+dbscale_counter_resume(Oid relid)
+{
+	ListCell   *lc;
+
+	CommandCounterIncrement();
+	foreach(lc, counters_of(relid, true))
+	{
+		Counter    *counter = lfirst(lc);
+
+		if (is_sharded(counter->source) != is_sharded(counter->target))
+			continue;
+		dbscale_counter_check(counter);
+		dbscale_counter_execute(psprintf("UPDATE dbscale.counter SET suspended = false WHERE counter = %s",
+										 quote_literal_cstr(counter->name)));
+		dbscale_counter_keep(counter);
+	}
+}
