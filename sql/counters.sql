@@ -279,6 +279,26 @@ DELETE FROM comments WHERE id = 3;
 SELECT * FROM comments ORDER BY id;
 SELECT * FROM dbscale.verify_counter('comments_replies');
 
+-- an index that goes concurrently would be gone before anybody could object
+CREATE TABLE topics (id int NOT NULL, posts int, readers int);
+CREATE UNIQUE INDEX topics_1 ON topics (id);
+CREATE UNIQUE INDEX topics_2 ON topics (id) INCLUDE (posts);
+CREATE INDEX topics_3 ON topics (id);
+CREATE TABLE topic_posts (topic int);
+SELECT dbscale.create_counter('topics', 'posts', 'topic_posts', '{id}', '{topic}');
+DROP INDEX CONCURRENTLY topics_3;
+DROP INDEX CONCURRENTLY topics_1;
+DROP INDEX CONCURRENTLY topics_2;
+DROP INDEX topics_2;
+REINDEX INDEX CONCURRENTLY topics_2;
+INSERT INTO topic_posts VALUES (1);
+INSERT INTO topics (id) VALUES (1), (2);
+SELECT * FROM topics ORDER BY id;
+SELECT dbscale.drop_counter('topics_posts');
+DROP INDEX CONCURRENTLY topics_2;
+DROP INDEX CONCURRENTLY topics_2;
+DROP TABLE topics, topic_posts;
+
 -- gone without a trace
 DROP TABLE comments, odd, follows;
 DROP TABLE likes;

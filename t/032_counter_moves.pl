@@ -329,5 +329,25 @@ is_folded('after nodes died and moves were cancelled');
 	is_folded('at the end');
 }
 
+# 9. Much that is pending is folded before its time.
+{
+	set('dbscale.counter_fold_interval', '1h');
+	$db->coordinator->append_conf('postgresql.conf', 'dbscale.counter_fold_rows = 40');
+	$db->coordinator->reload;
+	my $key = key_of('free', 1);
+	$db->sql("INSERT INTO free_posts (id) VALUES ($key) ON CONFLICT DO NOTHING");
+	usleep 500_000;
+	my $before = $db->sql("SELECT coalesce(last_fold, 'epoch') FROM dbscale.counters WHERE counter = 'free_posts_b'");
+	$db->sql(join '', map { "INSERT INTO free_likes VALUES ($key, " . (7000000 + $_) . ", 1);\n" } 1 .. 60);
+	$db->wait_until('the worker has folded', sub { $db->sql("SELECT pending < 40 FROM dbscale.counters WHERE counter = 'free_posts_b'") eq 't' }, 30);
+	pass('so many rows are folded before the interval is over');
+	$db->sql(join '', map { "DELETE FROM free_likes WHERE post = $key AND liker = " . (7000000 + $_) . ";\n" } 1 .. 60);
+	set('dbscale.counter_fold_interval', '50ms');
+	$db->wait_until('the view says that all nodes were folded', sub {
+		$db->sql("SELECT last_fold > '$before' FROM dbscale.counters WHERE counter = 'free_posts_b'") eq 't' }, 30);
+	is($db->sql("SELECT last_fold IS NULL FROM dbscale.counters WHERE counter = 'free_posts_n'"), 't', 'there is nothing to fold of others');
+	is_folded('after many rows');
+}
+
 $db->coordinator->stop;
 done_testing();

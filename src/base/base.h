@@ -35,6 +35,7 @@ extern int	dbscale_connect_timeout;	/* s */
 extern bool dbscale_consistent_reads;
 extern int	dbscale_copy_buffer_size;	/* kB */
 extern int	dbscale_counter_fold_interval;	/* ms */
+extern int	dbscale_counter_fold_rows;
 extern int	dbscale_deadlock_interval;	/* ms */
 extern int	dbscale_idle_connection_timeout;	/* s */
 extern int	dbscale_max_counted_shards;

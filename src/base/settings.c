@@ -9,6 +9,7 @@ int			dbscale_commit_timeout = 10000;
 int			dbscale_connect_timeout = 10;
 int			dbscale_copy_buffer_size = 256;
 int			dbscale_counter_fold_interval = 200;
+int			dbscale_counter_fold_rows = 10000;
 int			dbscale_deadlock_interval = 1000;
 int			dbscale_idle_connection_timeout = 600;
 int			dbscale_max_counted_shards = 8192;
@@ -57,6 +58,9 @@ static const IntSetting int_settings[] = {
 	{"dbscale.counter_fold_interval",
 		"How often the maintenance worker folds what buffered counters have pending (0: never).",
 		&dbscale_counter_fold_interval, 200, 0, 3600000, PGC_SIGHUP, GUC_UNIT_MS},
+	{"dbscale.counter_fold_rows",
+		"How many pending rows of a buffered counter on one shard make the maintenance worker fold before its time (0: any number waits).",
+		&dbscale_counter_fold_rows, 10000, 0, INT_MAX, PGC_SIGHUP, 0},
 	{"dbscale.deadlock_interval",
 		"How often the maintenance worker looks for deadlocks between nodes (0: never).",
 		&dbscale_deadlock_interval, 1000, 0, 3600000, PGC_SIGHUP, GUC_UNIT_MS},

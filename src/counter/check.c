@@ -155,8 +155,8 @@ index_is_on(Relation index, Relation rel, List *names)
 	return true;
 }
 
-static void
-check_unique(const Counter *counter)
+void
+dbscale_counter_check_unique(const Counter *counter, Oid without)
 {
 	Relation	rel = table_open(counter->target, AccessShareLock);
 	bool		unique = false;
@@ -166,7 +166,7 @@ check_unique(const Counter *counter)
 	{
 		Relation	index = index_open(lfirst_oid(lc), AccessShareLock);
 
-		unique |= index_is_on(index, rel, counter->target_key);
+		unique |= lfirst_oid(lc) != without && index_is_on(index, rel, counter->target_key);
 		index_close(index, AccessShareLock);
 	}
 	table_close(rel, NoLock);
@@ -205,7 +205,7 @@ check_keys(const Counter *counter)
 		if (strcmp(lfirst(lt), counter->column) == 0)
 			refuse(counter, ERRCODE_INVALID_PARAMETER_VALUE, "It is part of the target's key.", "Use another column.");
 	}
-	check_unique(counter);
+	dbscale_counter_check_unique(counter, InvalidOid);
 }
 
 /* ---- the column and its values ---- */

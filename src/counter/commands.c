@@ -508,6 +508,25 @@ enabled_places(const Counter *counter)
 	return enabled;
 }
 
+/* Of the places' nodes, the one that has waited longest for the worker; 0: it is not known. */
+static TimestampTz
+last_fold(List *places)
+{
+	TimestampTz first = 0;
+	ListCell   *lc;
+
+	foreach(lc, places)
+	{
+		const CounterPlace *place = lfirst(lc);
+		TimestampTz at = dbscale_counter_last_fold(place->group ? place->shard->node->serverid : InvalidOid);
+
+		if (at == 0)
+			return 0;
+		first = first == 0 ? at : Min(first, at);
+	}
+	return first;
+}
+
 Datum
 dbscale_counter_pending(PG_FUNCTION_ARGS)
 {
@@ -521,13 +540,15 @@ dbscale_counter_pending(PG_FUNCTION_ARGS)
 	foreach(lc, dbscale_counter_list_names("mode = 'buffered' AND NOT suspended"))
 	{
 		Counter    *counter = lfirst(lc);
+		List	   *places = enabled_places(counter);
+		TimestampTz folded = last_fold(places);
 		int64		pending = 0;
 		double		seconds = 0;
-		Datum		values[3];
-		bool		nulls[3] = {false, false, false};
+		Datum		values[4];
+		bool		nulls[4] = {false, false, false, folded == 0};
 		ListCell   *row;
 
-		foreach(row, dbscale_counter_query_places(enabled_places(counter), counter, dbscale_counter_pending_sql, 2))
+		foreach(row, dbscale_counter_query_places(places, counter, dbscale_counter_pending_sql, 2))
 		{
 			pending += strtoll(((char **) lfirst(row))[0], NULL, 10);
 			seconds = Max(seconds, strtod(((char **) lfirst(row))[1], NULL));
@@ -536,6 +557,7 @@ dbscale_counter_pending(PG_FUNCTION_ARGS)
 		values[1] = Int64GetDatum(pending);
 		values[2] = TimestampTzGetDatum(GetCurrentTimestamp() - (TimestampTz) (seconds * 1000000));
 		nulls[2] = pending == 0;
+		values[3] = TimestampTzGetDatum(folded);
 		tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
 	}
 	SetUserIdAndSecContext(user, context);

@@ -13,6 +13,9 @@ extern void dbscale_counter_init(void);
 /* Are there buffered counters?  Fold what is pending on one node (InvalidOid: here). */
 extern bool dbscale_counter_any_buffered(void);
 extern void dbscale_counter_fold_at(Oid serverid, Oid userid);
+/* Are so many deltas pending in one table there?  And: a fold there has committed. */
+extern bool dbscale_counter_has_many_at(Oid serverid, Oid userid, int rows);
+extern void dbscale_counter_note_fold(Oid serverid);
 extern List *dbscale_counter_vacuums(Oid serverid, Oid userid);
 
 /*

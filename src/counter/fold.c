@@ -89,6 +89,29 @@ dbscale_counter_vacuums(Oid serverid, Oid userid)
 	return commands;
 }
 
+/* The first `rows` rows of each table of deltas, or fewer. */
+static void
+append_peek(StringInfo sql, const CounterPlace *place, const Counter *counter)
+{
+	appendStringInfo(sql, "%s(SELECT pg_catalog.count(*) FROM (SELECT FROM %s LIMIT n) d)", sql->len ? ", " : "",
+					 dbscale_counter_buffer_name(place, counter));
+}
+
+bool
+dbscale_counter_has_many_at(Oid serverid, Oid userid, int rows)
+{
+	char	   *counts = for_buffers(serverid, append_peek);
+	char	   *sql;
+
+	if (counts == NULL)
+		return false;
+	sql = psprintf("SELECT 1 FROM (VALUES (%d)) v(n) WHERE GREATEST(%s) >= n", rows, counts);
+	if (!OidIsValid(serverid))
+		return dbscale_counter_query(sql) != NULL;
+	return dbscale_remote_query_value(dbscale_transaction_connection(serverid, userid, REMOTE_READ_ALONE), sql,
+									  REMOTE_NO_PARAMS) != NULL;
+}
+
 bool
 dbscale_counter_any_buffered(void)
 {

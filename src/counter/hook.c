@@ -28,6 +28,7 @@
 #include "commands/extension.h"
 #include "miscadmin.h"
 #include "nodes/parsenodes.h"
+#include "storage/lmgr.h"
 #include "tcop/utility.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
@@ -146,6 +147,30 @@ check_drop_trigger(DropStmt *stmt)
 	}
 }
 
+/*
+ * DROP INDEX CONCURRENTLY works in transactions of its own, so afterwards it is too late.
+ * It holds the lock that we take here to its end, so two of them see each other.  (It
+ * cannot drop indexes of constraints, nor those of distributed tables.)
+ */
+static void
+check_drop_concurrently(DropStmt *stmt)
+{
+	ListCell   *lc;
+
+	foreach(lc, stmt->objects)
+	{
+		Oid			index = RangeVarGetRelid(makeRangeVarFromNameList(lfirst(lc)), NoLock, true);
+		Oid			relid = OidIsValid(index) && get_rel_relkind(index) == RELKIND_INDEX ? IndexGetRelation(index, true) : InvalidOid;
+		ListCell   *lc2;
+
+		if (!OidIsValid(relid) || !dbscale_is_owner(relid))
+			continue;
+		LockRelationOid(relid, ShareUpdateExclusiveLock);
+		foreach(lc2, dbscale_counter_list_names(psprintf("target = %u", relid)))
+			dbscale_counter_check_unique(lfirst(lc2), index);
+	}
+}
+
 static Concern
 concern_of(Node *stmt)
 {
@@ -165,7 +190,7 @@ concern_of(Node *stmt)
 			concern.relid = relation_of(((AlterObjectSchemaStmt *) stmt)->relation);
 			break;
 		case T_DropStmt:
-			/* CONCURRENTLY ends the transaction; indexes of constraints cannot be dropped so */
+			/* CONCURRENTLY ends the transaction: check_drop_concurrently */
 			concern.any = concern.all = concern.drops = !((DropStmt *) stmt)->concurrent;
 			break;
 		case T_DropOwnedStmt:
@@ -359,6 +384,9 @@ utility_hook(PlannedStmt *pstmt, const char *query, bool read_only_tree, Process
 	Oid			user;
 	int			security;
 
+	if (IsA(pstmt->utilityStmt, DropStmt) && ((DropStmt *) pstmt->utilityStmt)->concurrent && IsTransactionState() &&
+		dbscale_extension_exists())
+		check_drop_concurrently((DropStmt *) pstmt->utilityStmt);
 	if (concern.any && dbscale_counter_internal == 0 && !creating_extension && context != PROCESS_UTILITY_SUBCOMMAND &&
 		IsTransactionState() && dbscale_extension_exists())
 	{
@@ -493,6 +521,7 @@ dbscale_counter_shard_sql(const TableGroup *group, const Shard *shard, ShardMome
 void
 dbscale_counter_init(void)
 {
+	dbscale_counter_last_fold_init();
 	previous_hook = ProcessUtility_hook;
 	ProcessUtility_hook = utility_hook;
 }

@@ -10,6 +10,7 @@
 #include "counter/counter.h"
 #include "lib/stringinfo.h"
 #include "nodes/pg_list.h"
+#include "utils/timestamp.h"
 
 typedef enum CounterAggregate
 {
@@ -98,6 +99,8 @@ extern Oid	dbscale_counter_owner(Oid relid);
 extern Node *dbscale_counter_parse_filter(Oid source, const char *filter);
 extern char *dbscale_counter_print_filter(Oid source, Node *expression);
 extern void dbscale_counter_check(Counter *counter);
+/* Is the target's key unique, also without this index? */
+extern void dbscale_counter_check_unique(const Counter *counter, Oid without);
 
 /* The SQL (triggers.c, queries.c); every list is of char *. */
 extern List *dbscale_counter_source_sql(const CounterPlace *place, Oid source, List *counters);
@@ -147,6 +150,10 @@ extern char *dbscale_counter_object_name(const char *base, const char *suffix);
 
 /* All that keeps a counter which has its row, and its values; both tables are locked (commands.c). */
 extern void dbscale_counter_keep(Counter *counter);
+
+/* last_fold.c; 0: not since the server's start. */
+extern TimestampTz dbscale_counter_last_fold(Oid serverid);
+extern void dbscale_counter_last_fold_init(void);
 
 /* Make what keeps a table's counters, as the catalog is now (install.c). */
 extern void dbscale_counter_install_source(Oid source);

@@ -69,16 +69,17 @@ CREATE FUNCTION dbscale.counter_value(counter name, VARIADIC key "any") RETURNS 
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'dbscale_counter_value';
 COMMENT ON FUNCTION dbscale.counter_value(name, "any") IS 'the counter of one target row, with what is pending, as of one moment';
 
-CREATE FUNCTION dbscale.counter_pending(OUT counter name, OUT pending bigint, OUT oldest timestamptz) RETURNS SETOF record
+CREATE FUNCTION dbscale.counter_pending(OUT counter name, OUT pending bigint, OUT oldest timestamptz, OUT last_fold timestamptz) RETURNS SETOF record
     LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'dbscale_counter_pending';
-COMMENT ON FUNCTION dbscale.counter_pending() IS 'deltas of buffered counters that are not folded yet, and since when';
+COMMENT ON FUNCTION dbscale.counter_pending() IS 'deltas of buffered counters that are not folded yet, since when, and when the worker last folded on all their nodes';
 
 CREATE VIEW dbscale.counters AS
 SELECT c.counter, c.target, c.target_column, c.source, c.aggregate, c.value_column, c.filter, c.mode,
        COALESCE(p.pending, 0) AS pending,
-       COALESCE(pg_catalog.clock_timestamp() - p.oldest, '0'::interval) AS lag
+       COALESCE(pg_catalog.clock_timestamp() - p.oldest, '0'::interval) AS lag,
+       p.last_fold
 FROM dbscale.counter c
-LEFT JOIN (SELECT counter, pg_catalog.max(pending) AS pending, pg_catalog.min(oldest) AS oldest
+LEFT JOIN (SELECT counter, pg_catalog.max(pending) AS pending, pg_catalog.min(oldest) AS oldest, pg_catalog.min(last_fold) AS last_fold
            FROM dbscale.counter_pending() GROUP BY counter) p ON p.counter = c.counter;
 GRANT SELECT ON dbscale.counters TO PUBLIC;
 COMMENT ON VIEW dbscale.counters IS 'counters, and what is pending of the buffered ones';

@@ -4,6 +4,8 @@
  *
  * One transaction a node, so a node that does not answer does not keep the others
  * from going on.  A database without buffered counters is looked at once a second.
+ * Where folds are rare, it is looked in between whether so much is pending that one is
+ * due all the same (dbscale.counter_fold_rows).
  * Also once a second, tables of deltas with many dead rows are vacuumed: they fill
  * much faster than autovacuum comes round.
  */
@@ -20,6 +22,7 @@
 #include "utils/timestamp.h"
 
 #define LOOK_MS 1000
+#define LOOK_EARLY_MS 200
 
 /* One node's, or the coordinator's (node NULL), in a context that outlives transactions. */
 typedef struct Vacuums
@@ -29,6 +32,12 @@ typedef struct Vacuums
 	List	   *commands;
 	const char *command;		/* the one to run now */
 } Vacuums;
+
+static const char *
+name_of(const NodeRef *node)
+{
+	return node ? NameStr(node->name) : "coordinator";
+}
 
 static void
 look_for_counters(void *arg)
@@ -106,13 +115,20 @@ vacuum_all(const NodeRef *node, const char *name)
 	MemoryContextDelete(vacuums.context);
 }
 
+static bool
+fold_on(NodeRef *node)
+{
+	if (!dbscale_maintenance_attempt("fold of counters", name_of(node), fold, node))
+		return false;
+	dbscale_counter_note_fold(node ? node->serverid : InvalidOid);
+	return true;
+}
+
 static void
 look_after(NodeRef *node, bool vacuums)
 {
-	const char *name = node ? NameStr(node->name) : "coordinator";
-
-	if (dbscale_maintenance_attempt("fold of counters", name, fold, node) && vacuums)
-		vacuum_all(node, name);
+	if (fold_on(node) && vacuums)
+		vacuum_all(node, name_of(node));
 }
 
 void
@@ -137,4 +153,49 @@ dbscale_fold_task(void)
 		look_after(lfirst(lc), vacuums);
 	if (vacuums)
 		vacuumed = now;
+}
+
+typedef struct Peek
+{
+	const NodeRef *node;		/* NULL: the coordinator */
+	bool		any;			/* buffered counters at all */
+	bool		many;
+} Peek;
+
+static void
+peek(void *arg)
+{
+	Peek	   *look = arg;
+
+	look->any = dbscale_counter_any_buffered();
+	look->many = look->any &&
+		dbscale_counter_has_many_at(look->node ? look->node->serverid : InvalidOid,
+									look->node ? look->node->userid : InvalidOid, dbscale_counter_fold_rows);
+}
+
+/* False where there is no reason to look at the other nodes. */
+static bool
+fold_if_many(NodeRef *node)
+{
+	Peek		look = {node};
+
+	if (!dbscale_maintenance_attempt("look at pending counters", name_of(node), peek, &look))
+		return true;
+	if (look.many)
+		(void) fold_on(node);
+	return look.any;
+}
+
+void
+dbscale_fold_early_task(void)
+{
+	ListCell   *lc;
+
+	/* the setting of 0 turns folding off, not only folding in time */
+	if (dbscale_counter_fold_rows == 0 || dbscale_counter_fold_interval <= LOOK_EARLY_MS)
+		return;
+	if (!fold_if_many(NULL))
+		return;
+	foreach(lc, dbscale_maintenance_nodes())
+		(void) fold_if_many(lfirst(lc));
 }

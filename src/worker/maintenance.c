@@ -48,11 +48,13 @@ typedef struct Task
 static void recovery_task(void);
 
 static const int jobs_interval = 1000;	/* ms; what it costs is a look at two small tables */
+static const int fold_early_interval = 200;	/* ms; a look at each node, if folds are rarer than that */
 static const int rebalance_interval = 60000;	/* a plan asks all nodes for sizes */
 
 static Task tasks[] = {
 	{"recovery", &dbscale_recovery_interval, recovery_task, 0},
 	{"counters", &dbscale_counter_fold_interval, dbscale_fold_task, 0},
+	{"pending counters", &fold_early_interval, dbscale_fold_early_task, 0},
 	{"premake", &dbscale_premake_interval, dbscale_premake_task, 0},
 	{"deadlock detection", &dbscale_deadlock_interval, dbscale_deadlock_task, 0},
 	{"jobs", &jobs_interval, dbscale_jobs_task, 0},

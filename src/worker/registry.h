@@ -60,6 +60,7 @@ extern List *dbscale_maintenance_nodes(void);
 
 /* The tasks. */
 extern void dbscale_fold_task(void);
+extern void dbscale_fold_early_task(void);
 extern void dbscale_premake_task(void);
 extern void dbscale_deadlock_task(void);
 extern void dbscale_jobs_task(void);
