@@ -2,7 +2,9 @@
 # keys that move and servers that are killed, in every mode and placement; after each
 # round every counter is what the rows say.
 #
-# DBSCALE_SEED repeats a run (it is printed), DBSCALE_SECONDS makes it longer.
+# DBSCALE_SEED repeats a run (it is printed), DBSCALE_SECONDS makes it longer; or
+# DBSCALE_STATEMENTS says how many statements there are, more or less, in all rounds,
+# of which there are DBSCALE_ROUNDS for each placement.
 use strict;
 use warnings;
 
@@ -14,13 +16,16 @@ use Test::More;
 use Time::HiRes qw(usleep);
 
 my $seed = $ENV{DBSCALE_SEED} // 20261126;
-my $length = $ENV{DBSCALE_SECONDS} ? $ENV{DBSCALE_SECONDS} * 40 : 120;
+my $rounds = $ENV{DBSCALE_ROUNDS} // 2;
 my $sessions = 4;
+# transactions of a session in a round; they have two statements and a third on average, and 5 placements and 7 rounds more
+my $length = $ENV{DBSCALE_STATEMENTS} ? int($ENV{DBSCALE_STATEMENTS} / (5 * $rounds + 7) / $sessions / 2.3) + 1
+  : $ENV{DBSCALE_SECONDS} ? $ENV{DBSCALE_SECONDS} * 40 : 120;
 srand($seed);
 note "seed $seed";
 
 my $db = DBScale->new(nodes => 2, settings => "dbscale.deadlock_interval = 200ms\ndeadlock_timeout = 50ms\n",
-	node_settings => "deadlock_timeout = 50ms\n");
+	node_settings => "deadlock_timeout = 50ms\nwal_level = logical\nmax_wal_senders = 10\nmax_replication_slots = 10\n");
 
 sub any { return $_[ int rand @_ ]; }
 sub number { return 1 + int rand $_[0]; }
@@ -140,18 +145,21 @@ sub check
 			. "ON l.post = p.id WHERE p.b <> coalesce(l.n, 0) OR p.bs <> coalesce(l.s, 0)"), 0, "$what: buffered ones too, once folded");
 }
 
+my $written = 0;
 sub play
 {
-	my ($p, $what, $meanwhile) = @_;
-	my @running = map { $db->start(script($p)) } 1 .. $sessions;
+	my ($p, $what, $meanwhile, %options) = @_;
+	my @scripts = map { script($p) } 1 .. $sessions;
+	$written += () = join('', @scripts) =~ /;$/mg;
+	my @running = map { $db->start($_) } @scripts;
 	my %states;
 
-	$meanwhile->() if $meanwhile;
+	$meanwhile->($p) if $meanwhile;
 	foreach my $session (@running)
 	{
 		my ($rc, $out, $err) = $db->finish($session);
-		$states{$1}++ while $err =~ /^psql:?\S*:? ?(?:ERROR|FATAL):  (\w{5}): .*/mg;
-		foreach my $line (grep { /(?:ERROR|FATAL|PANIC):  (\w{5})/ && !$expected{$1} && !$meanwhile } split /\n/, $err)
+		$states{$1}++ while $err =~ /^(?:ERROR|FATAL):  (\w{5}): .*/mg;
+		foreach my $line (grep { /(?:ERROR|FATAL|PANIC):  (\w{5})/ && !$expected{$1} && !$options{faults} } split /\n/, $err)
 		{
 			fail("$what: $line");
 		}
@@ -161,21 +169,59 @@ sub play
 	check($p, $what);
 }
 
+# A shard goes to the other node.
+sub move
+{
+	my ($p) = @_;
+	my $shard = int rand 4;
+	my $to = $db->sql("SELECT CASE node WHEN 'n1' THEN 'n2' ELSE 'n1' END FROM dbscale.shards WHERE relation = '${p}_posts'::regclass AND shard = $shard");
+	my $method = any(qw(online online blocking));
+
+	# a blocking move cannot wait for what an earlier one has left there
+	$db->wait_until('old tables are gone', sub { $db->sql("SELECT count(*) FROM dbscale.cleanup WHERE kind <> 'publication'") eq '0' }, 60)
+	  if $method eq 'blocking';
+	my (undef, undef, $err) = $db->try("SELECT dbscale.move_shard('${p}_posts', $shard, '$to', '$method')");
+
+	# a blocking one takes its locks like any other transaction
+	is($err =~ s/^.*40P01.*\n(?:(?:DETAIL|HINT|CONTEXT|LOCATION|STATEMENT).*\n)*//gmr, '', "a shard moves, $method");
+	return;
+}
+
 foreach my $p (sort keys %placements)
 {
 	create($p);
 	check($p, "$p, backfilled");
-	play($p, "$p, round $_") for 1 .. 2;
+	foreach my $round (1 .. $rounds)
+	{
+		play($p, "$p, round $round");
+		next unless $placements{$p}{sharded};
+		move($p);
+		check($p, "$p, moved after round $round");
+	}
 }
 
-# keys go round between shards meanwhile
+# keys go round between shards meanwhile, and shards between nodes
 play('shards_key', 'keys move', sub {
 	$db->try(join '', map { "SELECT dbscale.assign_key('shards_key_posts', " . number(10) . ', ' . int(rand 4) . ");\nSELECT pg_sleep(0.02);\n" } 1 .. 30); });
+play($_, "$_ move", sub { my ($p) = @_; move($p) for 1 .. 4; }) foreach qw(shards shards_key);
+
+# plain tables are distributed, and become plain again
+$db->sql("SELECT dbscale.drop_counter('plain_posts_answers')");
+$db->sql("BEGIN; SELECT dbscale.distribute_table('plain_posts', 'id', shard_count => 4);
+    SELECT dbscale.distribute_table('plain_likes', 'post', colocate_with => 'plain_posts'); COMMIT");
+check('plain', 'distributed');
+$placements{plain}{sharded} = 1;
+play('plain', 'distributed', sub { move('plain') });
+$db->sql("BEGIN; SELECT dbscale.undistribute_table('plain_likes'); SELECT dbscale.undistribute_table('plain_posts'); COMMIT");
+check('plain', 'undistributed');
+delete $placements{plain}{sharded};
 
 # servers are killed meanwhile
-play('shards', 'a node killed', sub { usleep(400_000); $db->kill_all($db->node(1)); $db->revive($db->node(1)); });
-play('shards_key', 'the coordinator and its worker killed', sub { usleep(400_000); $db->kill_all($db->coordinator); $db->revive($db->coordinator); });
-play('plain', 'the coordinator killed', sub { usleep(300_000); $db->kill_all($db->coordinator); $db->revive($db->coordinator); });
+play('shards', 'a node killed', sub { usleep(400_000); $db->kill_all($db->node(1)); $db->revive($db->node(1)); }, faults => 1);
+play('shards_key', 'the coordinator and its worker killed', sub { usleep(400_000); $db->kill_all($db->coordinator); $db->revive($db->coordinator); }, faults => 1);
+play('plain', 'the coordinator killed', sub { usleep(300_000); $db->kill_all($db->coordinator); $db->revive($db->coordinator); }, faults => 1);
 
+note "$written statements";
+$db->wait_until('what moves have left is cleaned up', sub { $db->sql('SELECT count(*) FROM dbscale.cleanup') eq '0' }, 60);
 is($db->sql('SELECT count(*) FROM dbscale.check()'), 0, 'catalog and nodes agree');
 done_testing();
