@@ -9,7 +9,7 @@ use DBScale;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-my $db = DBScale->new(nodes => 0, settings => "dbscale.counter_fold_interval = 0\n");
+my $db = DBScale->new(nodes => 1, settings => "dbscale.counter_fold_interval = 0\n");
 my $server = $db->coordinator;
 my $directory = PostgreSQL::Test::Utils::tempdir();
 
@@ -105,5 +105,35 @@ restored('by sections', [ 'pg_dump', '--section=pre-data', '-f', "$directory/pre
 	map { [ 'psql', '-Xq', '-v', 'ON_ERROR_STOP=1', '-f', "$directory/$_", 'DATABASE' ] } qw(pre data post));
 
 is($db->sql($values), $before{$values}, 'the dumped database is as it was');
+
+# Distributed tables stay on their nodes, and with them what keeps their counters; the restored
+# coordinator takes the place of the other.
+$db->sql(q(
+CREATE TABLE posts (id int PRIMARY KEY, n int, b int);
+CREATE TABLE likes (post int, liker int);
+SELECT dbscale.distribute_table('posts', 'id', shard_count => 3);
+SELECT dbscale.distribute_table('likes', 'post', colocate_with => 'posts');
+ALTER TABLE likes ADD FOREIGN KEY (post) REFERENCES posts ON DELETE CASCADE;
+INSERT INTO posts SELECT generate_series(1, 10);
+SELECT dbscale.create_counter('posts', 'n', 'likes', '{id}', '{post}');
+SELECT dbscale.create_counter('posts', 'b', 'likes', '{id}', '{post}', mode => 'buffered');
+INSERT INTO likes SELECT i % 10 + 1, i FROM generate_series(1, 50) i;
+));
+my $checks = 'SELECT object, problem FROM dbscale.check()';
+my $counts = "SELECT id, n, dbscale.counter_value('posts_b', id) FROM posts ORDER BY id";
+my $rows = $db->sql($counts);
+is($db->sql($checks), '', 'before the dump nodes and catalog agree');
+$server->safe_psql('postgres', 'CREATE DATABASE successor');
+$server->command_ok([ 'pg_dump', '-f', "$directory/distributed", 'postgres' ], 'the coordinator is dumped');
+$server->command_ok([ 'psql', '-Xq', '-v', 'ON_ERROR_STOP=1', '-f', "$directory/distributed", 'successor' ], 'and restored');
+is($server->safe_psql('successor', $checks), '', 'restored: nodes and catalog agree');
+is($server->safe_psql('successor', $counts), $rows, 'restored: the counters are the same');
+$server->safe_psql('successor', 'INSERT INTO likes SELECT i % 10 + 1, i FROM generate_series(100, 133) i; DELETE FROM posts WHERE id = 4');
+is($server->safe_psql('successor', $verify), '', 'restored: no counter is wrong after writes');
+$server->safe_psql('successor', 'ALTER TABLE likes DROP CONSTRAINT likes_post_fkey; INSERT INTO likes VALUES (4, 5); INSERT INTO posts VALUES (4)');
+is($server->safe_psql('successor', $verify), '', 'restored: nor after DDL');
+is($server->safe_psql('successor', $checks), '', 'restored: nodes and catalog still agree');
+$server->safe_psql('successor', 'SELECT dbscale.drop_counter(counter) FROM dbscale.counter');
+is($db->node(1)->safe_psql('postgres', "SELECT count(*) FROM pg_proc WHERE pronamespace = 'dbscale_shards'::regnamespace"), '0', 'restored: counters go without a trace');
 $server->stop;
 done_testing();

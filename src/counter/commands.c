@@ -176,7 +176,8 @@ choose_name(const Counter *counter)
 	name = base;
 	for (int n = 2; dbscale_counter_query(psprintf("SELECT 1 FROM dbscale.counter WHERE counter = %s"
 												   " UNION ALL SELECT 1 FROM pg_class WHERE relnamespace = 'dbscale_shards'::regnamespace"
-												   " AND relname = %s", quote_literal_cstr(name),
+												   " AND relname = %s UNION ALL SELECT 1 FROM dbscale.distributed_table WHERE stored_name = %s",
+												   quote_literal_cstr(name), quote_literal_cstr(psprintf("%s_deltas", name)),
 												   quote_literal_cstr(psprintf("%s_deltas", name)))); n++)
 		name = psprintf("%s_%d", base, n);
 	return name;

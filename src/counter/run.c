@@ -194,8 +194,10 @@ connection_to(const CounterPlace *place, RemoteUse use)
 {
 	const ShardNode *node = dbscale_catalog_require_node(NameStr(place->shard->node->name), true);
 
-	if (use == REMOTE_READ)
-		dbscale_catalog_check_snapshot(dbscale_catalog_table(linitial_oid(place->group->tables)), place->shard);
+	const DistributedTable *table = place->group->tables ? dbscale_catalog_table(linitial_oid(place->group->tables)) : NULL;
+
+	if (use == REMOTE_READ && table)
+		dbscale_catalog_check_snapshot(table, place->shard);
 	return dbscale_transaction_connection(node->serverid, GetForeignServer(node->serverid)->owner, use);
 }
 
