@@ -131,7 +131,7 @@ UPDATE posts SET like_count = like_count, title = 'same' WHERE id = 4;
 ALTER TABLE likes DISABLE TRIGGER USER;
 DELETE FROM likes WHERE post_id = 4;
 ALTER TABLE likes ENABLE TRIGGER USER;
-SELECT * FROM wrong;
+SELECT * FROM wrong ORDER BY 1, 2;
 SELECT counter, dbscale.repair_counter(counter) FROM dbscale.counter WHERE target = 'posts'::regclass ORDER BY 1;
 SELECT * FROM wrong;
 
