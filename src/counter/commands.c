@@ -195,14 +195,14 @@ lock_on_nodes(const Counter *counter, List *places)
 }
 
 static uint64
-compute(const Counter *counter, List *places, bool fold_first)
+compute(const Counter *counter, List *places)
 {
 	CounterBatch *batch = dbscale_counter_batch();
 	ListCell   *lc;
 
 	foreach(lc, places)
 		dbscale_counter_send_all(batch, lfirst(lc), dbscale_counter_owner(counter->target),
-								 dbscale_counter_repair_sql(lfirst(lc), counter, fold_first));
+								 dbscale_counter_repair_sql(lfirst(lc), counter));
 	return dbscale_counter_finish(batch);
 }
 
@@ -217,7 +217,8 @@ dbscale_counter_keep(Counter *counter)
 	dbscale_counter_install_source(counter->source);
 	dbscale_counter_install_target(counter->target);
 	DEBUG_POINT("counter_triggers_made");
-	(void) compute(counter, places, false);
+	/* nothing is pending, unless a table of deltas was there: a move's, that waited for its last reader */
+	(void) compute(counter, places);
 	dbscale_counter_set_fingerprint(counter->source, counter->target);
 }
 
@@ -338,7 +339,7 @@ dbscale_repair_counter(PG_FUNCTION_ARGS)
 	user = become_owner(&context);
 	places = dbscale_counter_places(counter->target);
 	lock_on_nodes(counter, places);
-	rows = compute(counter, places, true);
+	rows = compute(counter, places);
 	SetUserIdAndSecContext(user, context);
 	PG_RETURN_INT64(rows);
 }

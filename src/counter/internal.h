@@ -113,7 +113,7 @@ extern char *dbscale_counter_fold_call(const CounterPlace *place, const Counter 
 /* Fold all there is, where nobody else is at the tables: an error if anything is left. */
 extern List *dbscale_counter_empty_buffer_sql(const CounterPlace *place, const Counter *counter);
 extern char *dbscale_counter_lock_sql(const CounterPlace *place, const Counter *counter);
-extern List *dbscale_counter_repair_sql(const CounterPlace *place, const Counter *counter, bool fold_first);
+extern List *dbscale_counter_repair_sql(const CounterPlace *place, const Counter *counter);
 extern char *dbscale_counter_verify_sql(const CounterPlace *place, const Counter *counter);
 extern char *dbscale_counter_pending_sql(const CounterPlace *place, const Counter *counter);
 extern char *dbscale_counter_value_sql(const CounterPlace *place, const Counter *counter, List *values);

@@ -194,13 +194,13 @@ dbscale_counter_empty_buffer_sql(const CounterPlace *place, const Counter *count
  * count.  (The setting is on anyway in what run.c runs here.)
  */
 List *
-dbscale_counter_repair_sql(const CounterPlace *place, const Counter *counter, bool fold_first)
+dbscale_counter_repair_sql(const CounterPlace *place, const Counter *counter)
 {
 	char	   *table = dbscale_counter_table_at(place, counter->target);
 	char	   *column = pstrdup(quote_identifier(counter->column));
 	List	   *commands = NIL;
 
-	if (counter->buffered && fold_first)
+	if (counter->buffered)
 	{
 		commands = lappend(commands, do_statement(psprintf("PERFORM %s", dbscale_counter_fold_call(place, counter))));
 		commands = lappend(commands, do_statement(psprintf("DELETE FROM %s", dbscale_counter_buffer_name(place, counter))));

@@ -59,6 +59,23 @@ refuse_alone(const Counter *counter, Oid relid, bool to_shards)
 					 counter->name)));
 }
 
+/* A counter whose tables are in different places is kept in both, and none of this holds for it. */
+static void
+check_together(const Counter *counter, Oid relid, bool to_shards)
+{
+	const DistributedTable *source = dbscale_catalog_table(counter->source);
+	const DistributedTable *target = dbscale_catalog_table(counter->target);
+
+	if (is_sharded(counter->source) == is_sharded(counter->target) &&
+		(!is_sharded(counter->source) || source->group == target->group))
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("cannot %s table \"%s\" while it has counters", to_shards ? "distribute" : "undistribute", get_rel_name(relid)),
+			 errdetail("The other table of counter \"%s\" is not colocated with it.", counter->name),
+			 errhint("Use dbscale.drop_counter('%s') first, and dbscale.create_counter() afterwards.", counter->name)));
+}
+
 static List *
 counters_of(Oid relid, bool suspended)
 {
@@ -69,21 +86,27 @@ counters_of(Oid relid, bool suspended)
 static void
 take_away(List *counters)
 {
+	CounterBatch *batch = dbscale_counter_batch();
+	List	   *sources = NIL;
+	List	   *targets = NIL;
 	ListCell   *lc;
+	ListCell   *lp;
 
 	foreach(lc, counters)
 	{
 		const Counter *counter = lfirst(lc);
-		CounterBatch *batch = dbscale_counter_batch();
-		ListCell   *lp;
 
-		dbscale_counter_install_source(counter->source);
-		dbscale_counter_install_target(counter->target);
+		sources = list_append_unique_oid(sources, counter->source);
+		targets = list_append_unique_oid(targets, counter->target);
 		if (counter->buffered)
 			foreach(lp, dbscale_counter_places(counter->target))
 				dbscale_counter_send_all(batch, lfirst(lp), InvalidOid, dbscale_counter_drop_buffer_sql(lfirst(lp), counter));
-		(void) dbscale_counter_finish(batch);
 	}
+	(void) dbscale_counter_finish(batch);
+	foreach(lc, sources)
+		dbscale_counter_install_source(lfirst_oid(lc));
+	foreach(lc, targets)
+		dbscale_counter_install_target(lfirst_oid(lc));
 }
 
 static void
@@ -92,8 +115,11 @@ suspend(List *counters, Oid relid, bool to_shards)
 	ListCell   *lc;
 
 	foreach(lc, counters)
+	{
+		check_together(lfirst(lc), relid, to_shards);
 		if (other_table(lfirst(lc), relid) != relid && !IsTransactionBlock())
 			refuse_alone(lfirst(lc), relid, to_shards);
+	}
 	foreach(lc, counters)
 		LockRelationOid(other_table(lfirst(lc), relid), AccessExclusiveLock);
 	dbscale_counter_execute(psprintf("UPDATE dbscale.counter SET suspended = true WHERE %u IN (source, target)", relid));

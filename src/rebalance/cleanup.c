@@ -13,7 +13,7 @@
  *	   object it speaks of.  Only then can the name be recorded, and used, again.
  *	3. The switch of a move deletes the rows of what has become the shard in the
  *	   transaction that makes it so.  As a second guard, a table that the catalog
- *	   places on the node is never dropped.
+ *	   places on the node is never dropped, nor a function that a trigger there calls.
  *	4. Old tables have after_xid, the switch: they are dropped when no snapshot in the
  *	   database is left that does not see it, since a reader with such a snapshot may
  *	   have looked up the old place.  Who reads on the node just then has a lock there,

@@ -163,14 +163,14 @@ static void
 note_leaving(Move *move)
 {
 	const DistributedTable *table = dbscale_catalog_require_distributed(move->relid);
-	List	   *commands = dbscale_counter_shard_sql(table->group, dbscale_ddl_require_shard(table, move->shard), SHARD_LEAVING);
-	MemoryContext caller = MemoryContextSwitchTo(move->context);
+	const Shard *shard = dbscale_ddl_require_shard(table, move->shard);
+	StringInfoData sql;
 	ListCell   *lc;
 
-	move->leaving = NIL;
-	foreach(lc, commands)
-		move->leaving = lappend(move->leaving, pstrdup(lfirst(lc)));
-	MemoryContextSwitchTo(caller);
+	initStringInfo(&sql);
+	foreach(lc, dbscale_counter_shard_sql(table->group, shard, SHARD_LEAVING))
+		appendStringInfo(&sql, "%s;\n", (char *) lfirst(lc));
+	move->leaving = sql.len > 0 ? MemoryContextStrdup(move->context, sql.data) : NULL;
 }
 
 /* Steps 1 and 2. */
@@ -213,11 +213,8 @@ lock_source_tables(Move *move)
 static bool
 fold_source(Move *move)
 {
-	ListCell   *lc;
-
-	foreach(lc, move->leaving)
-		(void) dbscale_stream_value(move->guard, lfirst(lc));
-	return dbscale_stream_value(move->guard, "SELECT pg_catalog.pg_current_xact_id_if_assigned()") != NULL;
+	return dbscale_stream_value(move->guard, psprintf("%sSELECT pg_catalog.pg_current_xact_id_if_assigned()",
+													  move->leaving)) != NULL;
 }
 
 /* Steps 3 and 4. */
@@ -225,7 +222,7 @@ static void
 lock_source(Move *move)
 {
 	lock_source_tables(move);
-	while (move->leaving != NIL && fold_source(move))
+	while (move->leaving != NULL && fold_source(move))
 	{
 		(void) dbscale_stream_value(move->guard, "COMMIT");
 		DEBUG_POINT("move_folded");

@@ -82,7 +82,7 @@ typedef struct Move
 	MoveNode	target;
 	List	   *members;		/* of MoveMember *, referenced tables first */
 	List	   *counter_objects;	/* of CounterObject *: what counters have beside the tables */
-	List	   *leaving;		/* of char *: folds what counters have pending, on the source */
+	char	   *leaving;		/* folds what counters have pending, on the source; or NULL */
 	char	   *definition;		/* all that the shard's tables are made of, and where they are */
 	char	   *publication;
 	char	   *slot;
