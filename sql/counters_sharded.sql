@@ -271,6 +271,34 @@ SELECT dbscale.undistribute_table('notes');
 INSERT INTO notes VALUES (1, 4, 3);
 SELECT * FROM notes ORDER BY page, id;
 DROP TABLE notes, labels, labelings;
+-- whoever owns the tables need be no more
+CREATE ROLE regress_shopkeeper;
+GRANT USAGE ON SCHEMA dbscale TO regress_shopkeeper;
+GRANT ALL ON SCHEMA sharded TO regress_shopkeeper;
+GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA dbscale TO regress_shopkeeper;
+SELECT dbscale.grant_node_access('regress_shopkeeper');
+SET ROLE regress_shopkeeper;
+CREATE TABLE carts (id int PRIMARY KEY, things int, pieces int);
+CREATE TABLE things (cart int, pieces int);
+SELECT dbscale.create_counter('carts', 'things', 'things', '{id}', '{cart}'), dbscale.create_counter('carts', 'pieces', 'things', '{id}', '{cart}', 'sum', 'pieces', mode => 'buffered');
+INSERT INTO carts SELECT generate_series(1, 4);
+INSERT INTO things SELECT i % 4 + 1, i FROM generate_series(1, 10) i;
+BEGIN;
+SELECT dbscale.distribute_table('carts', 'id', shard_count => 2);
+SELECT dbscale.distribute_table('things', 'cart', colocate_with => 'carts');
+COMMIT;
+INSERT INTO things VALUES (1, 1), (2, 2), (3, 3), (4, 4);
+SELECT dbscale.move_shard('carts', 0, CASE dbscale.node_for('carts', k) WHEN 'c1' THEN 'c2' ELSE 'c1' END::name, 'blocking')
+FROM (SELECT min(i) AS k FROM generate_series(1, 4) i WHERE dbscale.shard_for('carts', i) = 0) k;
+INSERT INTO things VALUES (1, 1), (2, 2), (3, 3), (4, 4);
+SELECT id, things, dbscale.counter_value('carts_pieces', id) AS pieces FROM carts ORDER BY id;
+BEGIN;
+SELECT dbscale.undistribute_table('things');
+SELECT dbscale.undistribute_table('carts');
+COMMIT;
+SELECT * FROM dbscale.verify_counter('carts_pieces');
+DROP TABLE carts, things;
+RESET ROLE;
 
 -- gone without a trace
 SELECT dbscale.drop_counter(counter) FROM dbscale.counter WHERE target = 'days'::regclass;
@@ -282,3 +310,5 @@ SELECT * FROM dbscale.check();
 DROP TABLE days, events;
 DROP SCHEMA sharded CASCADE;
 SELECT dbscale.remove_node('c1'), dbscale.remove_node('c2');
+DROP OWNED BY regress_shopkeeper;
+DROP ROLE regress_shopkeeper;

@@ -3,8 +3,8 @@
  *		Objects on nodes that are to go: records, and working through them.
  *
  * A row of dbscale.cleanup names a table, a function, a publication, or a foreign key
- * that is to be validated.  It is worked through when its job is not under way any more, or by the
- * job itself at its end.
+ * that is to be validated.  It is worked through when its job is not under way any
+ * more, or by the job itself at its end.
  *
  *	1. The row is committed before the object is made, so there is no object without a
  *	   row.  (One without an object is harmless: IF EXISTS.)
@@ -78,12 +78,13 @@ cleanup_forget(const Move *move, const char *node)
 												 quote_literal_cstr(node), move->job));
 }
 
+/* Whoever moves his shard may not read the table himself. */
 bool
 cleanup_exists(const char *node, const char *kind, const char *name)
 {
-	return dbscale_ddl_query_value(psprintf("SELECT 1 FROM dbscale.cleanup WHERE node = %s AND kind = %s AND name = %s",
-											quote_literal_cstr(node), quote_literal_cstr(kind),
-											quote_literal_cstr(name))) != NULL;
+	return dbscale_ddl_execute_as_owner(psprintf("SELECT 1 FROM dbscale.cleanup WHERE node = %s AND kind = %s AND name = %s",
+												 quote_literal_cstr(node), quote_literal_cstr(kind),
+												 quote_literal_cstr(name))) > 0;
 }
 
 /* ---- what is due ---- */

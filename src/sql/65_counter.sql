@@ -37,6 +37,7 @@ REVOKE ALL ON FUNCTION dbscale.check_counter_is_kept() FROM PUBLIC;
 COMMENT ON FUNCTION dbscale.check_counter_is_kept() IS 'trigger: no transaction leaves a counter between a distributed table and one that is not';
 CREATE CONSTRAINT TRIGGER check_is_kept AFTER UPDATE OF suspended ON dbscale.counter DEFERRABLE INITIALLY DEFERRED
     FOR EACH ROW WHEN (NEW.suspended) EXECUTE FUNCTION dbscale.check_counter_is_kept();
+ALTER TABLE dbscale.counter ENABLE ALWAYS TRIGGER check_is_kept;
 
 CREATE FUNCTION dbscale.create_counter(target regclass, target_column name, source regclass, target_key name[], source_key name[],
     aggregate text DEFAULT 'count', value_column name DEFAULT NULL, filter text DEFAULT NULL, mode text DEFAULT 'sync') RETURNS name
