@@ -81,11 +81,12 @@
  *
  * The counter's column is written by this SQL alone: a trigger refuses an UPDATE that
  * changes it, unless the setting dbscale_shards.counting is on, and INSERT begins
- * with the empty value.  While rows move between shards with their counters,
- * dbscale_shards.moving keeps all these triggers quiet.  Both are ordinary settings
- * that anybody may set in a session of his own: they keep mistakes out, not the
- * table's owner, who could drop the triggers.  (On a node nobody but dbscale's role
- * has a session.)
+ * with the empty value.  While rows move between shards with their counters
+ * (assign_key), dbscale_shards.moving keeps all these triggers quiet; when a whole
+ * shard moves, they come to the other node after its rows (rebalance/cutover.c).  Both
+ * are ordinary settings that anybody may set in a session of his own: they keep
+ * mistakes out, not the table's owner, who could drop the triggers.  (On a node nobody
+ * but dbscale's role has a session.)
  */
 #include "counter/groups.h"
 
