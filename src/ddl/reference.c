@@ -17,6 +17,9 @@
  * calls the flush callback first.  After an abort the state goes with the memory
  * context of its (sub)transaction.
  *
+ * A row that another transaction has just committed may still be prepared on the nodes:
+ * before its change is sent, transaction/copies.c waits for that.
+ *
  * The copies have no foreign keys of their own: the coordinator checks them, and its
  * cascades arrive as changes like any other.  So each statement must find its row,
  * and if one does not, the copy has been tampered with and an error says so.
@@ -273,8 +276,8 @@ send_rows(Replication *r)
 }
 
 /*
- * The row's transaction may have committed here and be prepared there still: between its
- * decision and COMMIT PREPARED.  A moment later the row is there.
+ * What is left of the wait in send_change: this transaction's snapshot on the node is
+ * older than the row.
  */
 static void
 refuse_missing_row(const SentChange *change)
@@ -283,7 +286,7 @@ refuse_missing_row(const SentChange *change)
 			(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
 			 errmsg("a row of reference table \"%s\" is not on node \"%s\" yet",
 					get_rel_name(change->relid), change->node),
-			 errdetail("The transaction that wrote it has just committed here, and not yet on the node; or the copy there differs from the table."),
+			 errdetail("This transaction's snapshot on the node is older than the row; or the copy there differs from the table."),
 			 errhint("Retry the transaction. If that does not help, make the copies anew with dbscale.undistribute_table() and dbscale.distribute_reference().")));
 }
 
@@ -340,8 +343,9 @@ flush_current(void *arg)
 }
 
 static void
-announce(Replication *r)
+announce(Replication *r, Oid relid)
 {
+	dbscale_transaction_writes_copies(relid);
 	if (!r->pending)
 		dbscale_transaction_add_pending(flush_current, NULL);
 	r->pending = true;
@@ -369,7 +373,7 @@ replicate_insert(Relation rel, TupleTableSlot *slot)
 		(void) require_all_nodes(r->relid);
 	}
 	append_row(&r->rows, slot);
-	announce(r);
+	announce(r, r->relid);
 	if (r->rows.len >= BUFFER_SIZE)
 		flush_all(r);
 }
@@ -433,16 +437,20 @@ change_sql(const DistributedTable *table, Relation rel, TupleTableSlot *old,
 static void
 send_change(Replication *r, Oid relid, const char *sql, const RemoteParams *params)
 {
+	List	   *conns = NIL;
 	ListCell   *lc;
 
 	foreach(lc, require_all_nodes(relid))
+		conns = lappend(conns, connection_to(lfirst(lc)));
+	dbscale_transaction_await_copies(relid, conns);
+	foreach(lc, conns)
 	{
-		const ShardNode *node = lfirst(lc);
+		RemoteConnection *conn = lfirst(lc);
 		SentChange *change = palloc(sizeof(SentChange));
 
-		change->node = pstrdup(NameStr(node->name));
+		change->node = pstrdup(dbscale_remote_node_name(conn));
 		change->relid = relid;
-		change->stmt = dbscale_remote_send(connection_to(node), sql, params, REMOTE_PREPARE, NULL);
+		change->stmt = dbscale_remote_send(conn, sql, params, REMOTE_PREPARE, NULL);
 		r->sent = lappend(r->sent, change);
 	}
 }
@@ -471,7 +479,7 @@ replicate_change(Relation rel, TupleTableSlot *old, TupleTableSlot *new)
 	send_change(r, table->relid, sql, &params);
 	MemoryContextSwitchTo(caller);
 	r->flushing = false;
-	announce(r);
+	announce(r, table->relid);
 	if (list_length(r->sent) >= MAX_STATEMENTS)
 		flush_all(r);
 }

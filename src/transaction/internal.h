@@ -39,6 +39,12 @@ extern bool snapshots_are_kept(RemoteUse use);
 extern void snapshots_open_everywhere(Oid userid);
 extern void snapshots_join(RemoteTransaction *remote);
 
+/* copies.c */
+extern void copies_enter_commit(void);
+extern void copies_end_transaction(void);
+extern void copies_note_given_up(void);
+extern void copies_init(void);
+
 /* pending.c */
 extern void pending_flush_at(int nest_level);
 extern int	pending_nest_level(void);
@@ -60,5 +66,7 @@ extern void commit_alone(RemoteTransaction *writer);
 /* recovery.c; the log is asked as it is now */
 extern bool gid_is_in_progress(const char *gid);
 extern bool log_has_any(const char *node, List *gids);
+/* Asks the node: is something prepared there that has been committed here? */
+extern bool node_has_doubt(RemoteConnection *conn);
 
 #endif							/* DBSCALE_TRANSACTION_INTERNAL_H */

@@ -177,6 +177,22 @@ log_has_any(const char *node, List *gids)
 	return false;
 }
 
+bool
+node_has_doubt(RemoteConnection *conn)
+{
+	List	   *ended = NIL;
+	ListCell   *lc;
+
+	foreach(lc, read_prepared(conn))
+	{
+		PreparedRemote *p = lfirst(lc);
+
+		if (!gid_is_in_progress(p->gid))
+			ended = lappend(ended, p->gid);
+	}
+	return ended != NIL && log_has_any(dbscale_remote_node_name(conn), ended);
+}
+
 static bool
 prepared_has(List *prepared, const char *gid)
 {

@@ -152,6 +152,7 @@ forget_transactions(void)
 	}
 	transactions = NIL;
 	pending_end_transaction();
+	copies_end_transaction();
 }
 
 static List *
@@ -464,6 +465,7 @@ subtransaction_event(SubXactEvent event, SubTransactionId subid, SubTransactionI
 void
 dbscale_transaction_init(void)
 {
+	copies_init();
 	RegisterXactCallback(transaction_event, NULL);
 	RegisterSubXactCallback(subtransaction_event, NULL);
 }

@@ -79,6 +79,15 @@ extern void dbscale_transaction_remove_pending(DbscaleFlushCallback callback, vo
 extern void dbscale_transaction_flush_pending(void);
 
 /*
+ * Tables of which every node has a copy.  writes_copies: this transaction changes them.
+ * await_copies, between reading a row here and sending a statement for it: wait until
+ * commits of such changes that are visible here have been told to the nodes, to all of which
+ * there are these connections (of dbscale_transaction_connection).
+ */
+extern void dbscale_transaction_writes_copies(Oid relid);
+extern void dbscale_transaction_await_copies(Oid relid, List *conns);
+
+/*
  * Resolve what a crash left prepared on one node, following dbscale.transaction_log.
  * Returns how many it resolved.  For the worker and dbscale.recover_transactions().
  * Without `wait` it does nothing while somebody else is at it.

@@ -16,6 +16,7 @@
  *	   transaction that turns out to be aborted, aborts all.
  *	   Then the gate of snapshots.c is entered, where readers are kept from seeing
  *	   what follows in part; it is left with the transaction's locks, after 5.
+ *	   So are the locks of tables with copies on all nodes (copies.c).
  *	4. The decision: the local commit, and its WAL is flushed before we go on whatever
  *	   synchronous_commit says; else a crash could take back what step 5 had told a
  *	   node.
@@ -272,6 +273,7 @@ two_phase_prepare(List *writers)
 		prepare_all(writers);
 	if (list_length(writers) > 1)
 		gate_enter_commit();
+	copies_enter_commit();
 	DEBUG_POINT("after_prepare");
 }
 
@@ -336,6 +338,16 @@ warn_of_delay(List *failed, const char *what)
 	}
 }
 
+static void
+commit_prepared(List *remotes)
+{
+	List	   *failed = resolve(remotes, "COMMIT");
+
+	if (failed != NIL)
+		copies_note_given_up();
+	warn_of_delay(failed, "committed");
+}
+
 /* Step 5.  Nothing here may throw. */
 void
 two_phase_commit(List *writers)
@@ -343,12 +355,12 @@ two_phase_commit(List *writers)
 	DEBUG_POINT("after_commit");
 	if (one_by_one())
 	{
-		warn_of_delay(resolve(list_make1(linitial(writers)), "COMMIT"), "committed");
+		commit_prepared(list_make1(linitial(writers)));
 		DEBUG_POINT("after_first_commit_prepared");
 		writers = list_copy_tail(writers, 1);
 	}
 	if (writers != NIL)
-		warn_of_delay(resolve(writers, "COMMIT"), "committed");
+		commit_prepared(writers);
 }
 
 /*
