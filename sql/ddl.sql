@@ -142,7 +142,7 @@ DROP INDEX kinds_label;
 SELECT * FROM columns('kinds');
 ALTER TABLE kinds DISABLE TRIGGER ALL;
 
--- here only: names, schema, comments, policies, triggers, statistics, grants
+-- here only: names, schema, comments, policies, triggers, grants
 ALTER TABLE posts RENAME TO "My Posts";
 CREATE SCHEMA ddl2;
 ALTER TABLE "My Posts" SET SCHEMA ddl2;

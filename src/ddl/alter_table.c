@@ -47,9 +47,9 @@ static const Form forms[] = {
 	{AT_DropConstraint, FORM_DROP_CONSTRAINT, "DROP CONSTRAINT"},
 	{AT_ValidateConstraint, FORM_VALIDATE_CONSTRAINT, "VALIDATE CONSTRAINT"},
 	{AT_ChangeOwner, FORM_OWNER, "OWNER TO"},
-	{AT_SetStatistics, FORM_LOCAL, "SET STATISTICS"},
-	{AT_SetOptions, FORM_LOCAL, "SET"},
-	{AT_ResetOptions, FORM_LOCAL, "RESET"},
+	{AT_SetStatistics, FORM_CARRIED, "SET STATISTICS"},
+	{AT_SetOptions, FORM_CARRIED, "SET"},
+	{AT_ResetOptions, FORM_CARRIED, "RESET"},
 	{AT_AddIdentity, FORM_LOCAL, "ADD GENERATED AS IDENTITY"},
 	{AT_SetIdentity, FORM_LOCAL, "SET GENERATED"},
 	{AT_DropIdentity, FORM_LOCAL, "DROP IDENTITY"},
@@ -501,6 +501,11 @@ dbscale_utility_rename(UtilityCall *call)
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("schema \"%s\" cannot be renamed", DBSCALE_SHARDS_SCHEMA),
 				 errdetail("It holds the shards, under the same name as on the nodes.")));
+	if (stmt->renameType == OBJECT_STATISTIC_EXT)
+	{
+		dbscale_utility_rename_statistics(call, castNode(List, stmt->object));
+		return;
+	}
 	relid = stmt->relation ? RangeVarGetRelid(stmt->relation, NoLock, true) : InvalidOid;
 	if (OidIsValid(relid) &&
 		(get_rel_relkind(relid) == RELKIND_INDEX || get_rel_relkind(relid) == RELKIND_PARTITIONED_INDEX))
@@ -515,5 +520,8 @@ dbscale_utility_rename(UtilityCall *call)
 	else
 		dbscale_utility_core(call);
 	if (stmt->renameType == OBJECT_SCHEMA)
+	{
 		dbscale_alter_refresh_foreign_keys(InvalidOid, NULL, NULL);
+		dbscale_statistics_schema_renamed(stmt->subname, stmt->newname);
+	}
 }

@@ -188,9 +188,12 @@ make_index_partitioned(Oid index)
 	store_index_tuple(tuple);
 }
 
-/* What ANALYZE knew of the heap alone; the inherited statistics are another row. */
+/*
+ * What ANALYZE knew of the heap; of a partitioned table it knows only inherited
+ * statistics, of which those of columns are removed with the others.
+ */
 static void
-remove_statistics(Oid relid)
+remove_statistics(Oid relid, bool inherited)
 {
 	Relation	rel = table_open(relid, NoLock);
 	List	   *objects = RelationGetStatExtList(rel);
@@ -199,7 +202,7 @@ remove_statistics(Oid relid)
 	table_close(rel, NoLock);
 	RemoveStatistics(relid, 0);
 	foreach(lc, objects)
-		RemoveStatisticsDataById(lfirst_oid(lc), false);
+		RemoveStatisticsDataById(lfirst_oid(lc), inherited);
 }
 
 static char
@@ -239,7 +242,7 @@ dbscale_ddl_convert_to_partitioned(Oid relid, ShardStrategy strategy,
 
 	foreach(lc, indexes_of(relid))
 		make_index_partitioned(lfirst_oid(lc));
-	remove_statistics(relid);
+	remove_statistics(relid, false);
 	make_class_partitioned(relid);
 	CommandCounterIncrement();
 
@@ -353,7 +356,7 @@ dbscale_ddl_convert_to_heap(Oid relid)
 
 	RemovePartitionKeyByRelId(relid);
 	delete_partition_key_dependencies(relid);
-	RemoveStatistics(relid, 0);
+	remove_statistics(relid, true);
 	make_table_plain(relid);
 	forget_partition_key(relid);
 	foreach(lc, indexes_of(relid))

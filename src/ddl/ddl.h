@@ -91,13 +91,18 @@ extern char *dbscale_ddl_new_stored_name(const char *name, const char *schema);
 extern char *dbscale_ddl_shard_table_sql(const DistributedTable *table, int shard);
 /* Name, type, collation, NOT NULL ... of one column, under the safe search_path. */
 extern void dbscale_ddl_append_column(StringInfo sql, Relation rel, Form_pg_attribute att);
+/* A column's statistics target ("-1": the default), and its n_distinct options or NULL. */
+extern char *dbscale_ddl_column_statistics(Oid relid, AttrNumber attno);
+extern char *dbscale_ddl_column_options(Oid relid, AttrNumber attno);
 /* ALTER TABLEs for what CREATE TABLE can't say (storage, statistics); a list of char *. */
 extern List *dbscale_ddl_shard_alter_sql(const DistributedTable *table, int shard);
 /* CREATE [UNIQUE] INDEX for an index of the parent; a constraint's index too. */
 extern char *dbscale_ddl_shard_index_sql(const DistributedTable *table, Oid index, int shard);
 /* ALTER TABLE ... ADD CONSTRAINT ... USING INDEX, or NULL if the index has no constraint. */
 extern char *dbscale_ddl_shard_constraint_sql(const DistributedTable *table, Oid index, int shard);
-/* Indexes, constraints and what else ALTER TABLE adds, once the rows are there. */
+/* Extended statistics (statistics.c). */
+extern List *dbscale_ddl_shard_statistics_sql(const DistributedTable *table, int shard);
+/* Indexes, constraints, statistics and what else ALTER TABLE adds, once the rows are there. */
 extern List *dbscale_ddl_shard_finish_sql(const DistributedTable *table, int shard);
 /* A heap table's storage parameters, as WITH (...) takes them, or NULL. */
 extern char *dbscale_ddl_storage_parameters(Oid relid);

@@ -407,7 +407,7 @@ send_all(List *batch, const Shard *shard, List *commands)
 	return batch;
 }
 
-/* Indexes, their constraints, and what ALTER TABLE adds; a list of commands. */
+/* Indexes, their constraints, statistics, and what ALTER TABLE adds; a list of commands. */
 List *
 dbscale_ddl_shard_finish_sql(const DistributedTable *table, int shard)
 {
@@ -426,7 +426,7 @@ dbscale_ddl_shard_finish_sql(const DistributedTable *table, int shard)
 		if (constraint != NULL)
 			commands = lappend(commands, constraint);
 	}
-	return commands;
+	return list_concat(commands, dbscale_ddl_shard_statistics_sql(table, shard));
 }
 
 static void

@@ -5,8 +5,8 @@
  * sql_drop fires for everything that a command has dropped, by name or by CASCADE or
  * with its schema or owner, at the end of the command and in its transaction.  Of it,
  * these concern nodes: distributed tables (their shard tables go, and their rows in
- * the catalog; the group with its last table), their columns, constraints and
- * indexes.  When the trigger runs the objects are gone from pg_class, so the catalog
+ * the catalog; the group with its last table), their columns, constraints, indexes and
+ * statistics.  When the trigger runs the objects are gone from pg_class, so the catalog
  * of dbscale is asked, not the cache that reads both.
  *
  * The way out when a node is gone for good: dbscale.disable_node(), and then a DROP
@@ -32,7 +32,7 @@ typedef struct Dropped
 	int			column;			/* attribute number, or 0 */
 	char	   *type;
 	char	   *schema;
-	char	   *name;			/* of the table or index */
+	char	   *name;			/* of the table, index or statistics */
 	char	   *part;			/* of the column, constraint or trigger, or NULL */
 } Dropped;
 
@@ -56,7 +56,7 @@ read_dropped(void)
 	level = dbscale_ddl_set_safe_path();
 	SPI_execute("SELECT objid, objsubid, object_type, address_names[1], address_names[2], address_names[3] "
 				"FROM pg_catalog.pg_event_trigger_dropped_objects() "
-				"WHERE object_type IN ('table', 'table column', 'table constraint', 'index', 'trigger')", false, 0);
+				"WHERE object_type IN ('table', 'table column', 'table constraint', 'index', 'trigger', 'statistics object')", false, 0);
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
 		HeapTuple	tuple = SPI_tuptable->vals[i];
@@ -182,6 +182,7 @@ forget_table(Oid relid)
 
 	dbscale_ddl_execute_as_owner(psprintf("DELETE FROM dbscale.foreign_key WHERE relation = %u OR referenced = %u", relid, relid));
 	dbscale_ddl_execute_as_owner(psprintf("DELETE FROM dbscale.index_name WHERE relation = %u", relid));
+	dbscale_ddl_execute_as_owner(psprintf("DELETE FROM dbscale.statistics_name WHERE relation = %u", relid));
 	dbscale_ddl_execute_as_owner(psprintf("DELETE FROM dbscale.shard_table WHERE relation = %u", relid));
 	dbscale_ddl_execute_as_owner(psprintf("DELETE FROM dbscale.distributed_table WHERE relation = %u", relid));
 	if (group == NULL ||
@@ -282,7 +283,7 @@ drop_tables(List *tables)
 static void
 drop_parts(List *all)
 {
-	static const char *const order[] = {"table constraint", "index", "table column"};
+	static const char *const order[] = {"table constraint", "index", "statistics object", "table column"};
 	ListCell   *lc;
 
 	for (int i = 0; i < lengthof(order); i++)
@@ -297,6 +298,11 @@ drop_parts(List *all)
 		if (i == 1)
 		{
 			drop_index(dropped);
+			continue;
+		}
+		if (i == 2)
+		{
+			dbscale_statistics_dropped(dropped->schema, dropped->name);
 			continue;
 		}
 		relid = get_namespace_oid(dropped->schema, true);

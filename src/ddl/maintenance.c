@@ -9,6 +9,7 @@
  * sample of all shards that is no bigger than that of any table (executor/maintain.c).
  * PostgreSQL would go on and take one of that size from each partition; these have
  * what they need already: sizes from the nodes, and the statistics of the parent.
+ * A reference table is analyzed here and, where somebody asks for it, on its nodes.
  */
 #include "ddl/utility.h"
 
@@ -158,6 +159,50 @@ analyze_shards(List *oids, List *relations)
 	}
 }
 
+/* Of VacuumRelation *: the reference tables among these. */
+static List *
+reference_tables(List *relations)
+{
+	List	   *found = NIL;
+	ListCell   *lc;
+
+	foreach(lc, relations)
+	{
+		VacuumRelation *relation = lfirst(lc);
+		Oid			relid = relation->relation ? RangeVarGetRelid(relation->relation, NoLock, true) : relation->oid;
+		const DistributedTable *table = OidIsValid(relid) ? dbscale_catalog_table(relid) : NULL;
+
+		if (table != NULL && table->is_reference && dbscale_is_owner(relid))
+			found = lappend(found, relation);
+	}
+	return found;
+}
+
+/* On the nodes that are enabled. */
+static void
+analyze_copies(List *relations)
+{
+	List	   *batch = NIL;
+	ListCell   *lc,
+			   *lc2;
+
+	foreach(lc, relations)
+	{
+		VacuumRelation *relation = lfirst(lc);
+		Oid			relid = relation->relation ? RangeVarGetRelid(relation->relation, NoLock, true) : relation->oid;
+		const DistributedTable *table = dbscale_catalog_require_table(relid);
+
+		foreach(lc2, dbscale_catalog_nodes())
+		{
+			const ShardNode *node = lfirst(lc2);
+
+			if (node->enabled)
+				batch = dbscale_ddl_send(batch, node, analyze_command(table, -1, relation), NULL);
+		}
+	}
+	dbscale_ddl_finish(batch);
+}
+
 static void
 analyze(UtilityCall *call)
 {
@@ -166,6 +211,7 @@ analyze(UtilityCall *call)
 	List	   *oids = take_distributed(stmt, &relations);
 
 	analyze_shards(oids, relations);
+	analyze_copies(reference_tables(stmt->rels));
 	stmt->rels = list_concat(relations, stmt->rels);
 	dbscale_utility_core(call);
 }
@@ -188,6 +234,7 @@ dbscale_utility_vacuum(UtilityCall *call)
 	VacuumStmt *stmt = castNode(VacuumStmt, call->pstmt->utilityStmt);
 	List	   *relations = NIL;
 	List	   *oids;
+	List	   *references;
 	ListCell   *lc;
 	MemoryContext context = CurrentMemoryContext;
 
@@ -203,13 +250,15 @@ dbscale_utility_vacuum(UtilityCall *call)
 	}
 	stmt = castNode(VacuumStmt, dbscale_utility_own_statement(call));
 	oids = take_distributed(stmt, &relations);
-	if (oids != NIL)
+	references = wants_analyze(stmt->options) ? reference_tables(stmt->rels) : NIL;
+	if (oids != NIL || references != NIL)
 		PreventInTransactionBlock(call->context == PROCESS_UTILITY_TOPLEVEL, "VACUUM");
 	foreach(lc, oids)
 		vacuum_table(lfirst_oid(lc), vacuum_options(stmt->options));
 	if (stmt->rels != NIL)
 		dbscale_utility_core(call);
 	MemoryContextSwitchTo(context); /* VACUUM's transactions leave one that ends */
+	analyze_copies(references);
 	if (oids != NIL && wants_analyze(stmt->options))
 	{
 		stmt = castNode(VacuumStmt, dbscale_utility_own_statement(call));

@@ -2,8 +2,8 @@
  * propagate.c
  *		Carrying a change of a table to its shards.
  *
- * A table's state is its columns (number, name, NOT NULL), its CHECK constraints and
- * its indexes, as the catalog has them.  It is taken before PostgreSQL runs the
+ * A table's state is its columns (number, name, NOT NULL, what ANALYZE is told of them),
+ * its CHECK constraints, its indexes and its extended statistics, as the catalog has them.  It is taken before PostgreSQL runs the
  * command and compared with what is there afterwards; the difference becomes the
  * shards' commands.  So "ALTER TABLE posts ADD COLUMN IF NOT EXISTS a int, ADD b
  * serial CHECK (b > 0)" needs no reading of its text: the column b and a CHECK
@@ -34,6 +34,8 @@ typedef struct ColumnState
 	AttrNumber	number;
 	char	   *name;
 	bool		not_null;
+	char	   *statistics;		/* the target; "-1": the default */
+	char	   *options;		/* or NULL */
 } ColumnState;
 
 typedef struct CheckState
@@ -43,12 +45,19 @@ typedef struct CheckState
 	bool		validated;
 } CheckState;
 
+typedef struct StatisticsState
+{
+	Oid			oid;
+	char	   *target;
+} StatisticsState;
+
 struct TableState
 {
 	Oid			relid;
 	List	   *columns;		/* of ColumnState * */
 	List	   *checks;			/* of CheckState * */
 	List	   *indexes;		/* OIDs */
+	List	   *statistics;		/* of StatisticsState * */
 };
 
 static List *
@@ -68,6 +77,8 @@ read_columns(Relation rel)
 		column->number = att->attnum;
 		column->name = pstrdup(NameStr(att->attname));
 		column->not_null = att->attnotnull;
+		column->statistics = dbscale_ddl_column_statistics(RelationGetRelid(rel), att->attnum);
+		column->options = dbscale_ddl_column_options(RelationGetRelid(rel), att->attnum);
 		columns = lappend(columns, column);
 	}
 	return columns;
@@ -95,6 +106,23 @@ read_checks(Oid relid)
 	return checks;
 }
 
+static List *
+read_statistics(Oid relid)
+{
+	List	   *list = NIL;
+	ListCell   *lc;
+
+	foreach(lc, dbscale_statistics_of(relid))
+	{
+		StatisticsState *state = palloc(sizeof(StatisticsState));
+
+		state->oid = lfirst_oid(lc);
+		state->target = dbscale_statistics_target(state->oid);
+		list = lappend(list, state);
+	}
+	return list;
+}
+
 TableState *
 dbscale_propagate_state(Oid relid)
 {
@@ -105,6 +133,7 @@ dbscale_propagate_state(Oid relid)
 	state->columns = read_columns(rel);
 	state->checks = read_checks(relid);
 	state->indexes = list_copy(RelationGetIndexList(rel));
+	state->statistics = read_statistics(relid);
 	table_close(rel, NoLock);
 	return state;
 }
@@ -127,6 +156,17 @@ find_check(List *checks, Oid oid)
 
 	foreach(lc, checks)
 		if (((CheckState *) lfirst(lc))->oid == oid)
+			return lfirst(lc);
+	return NULL;
+}
+
+static StatisticsState *
+find_statistics(List *statistics, Oid oid)
+{
+	ListCell   *lc;
+
+	foreach(lc, statistics)
+		if (((StatisticsState *) lfirst(lc))->oid == oid)
 			return lfirst(lc);
 	return NULL;
 }
@@ -195,6 +235,22 @@ add_column(const DistributedTable *table, Relation rel, Form_pg_attribute att)
 												  dbscale_ddl_escape_percent(quote_identifier(NameStr(att->attname)))));
 }
 
+/* What ANALYZE is told of a column. */
+static void
+carry_column_statistics(const DistributedTable *table, AttrNumber attno, const char *name, const ColumnState *old)
+{
+	char	   *statistics = dbscale_ddl_column_statistics(table->relid, attno);
+	char	   *options = dbscale_ddl_column_options(table->relid, attno);
+
+	if (strcmp(statistics, old->statistics) != 0)
+		dbscale_ddl_run_on_shards(table, psprintf("ALTER TABLE %%s ALTER COLUMN %s SET STATISTICS %s", name, statistics));
+	if (strcmp(options ? options : "", old->options ? old->options : "") == 0)
+		return;
+	dbscale_ddl_run_on_shards(table, psprintf("ALTER TABLE %%s ALTER COLUMN %s RESET (n_distinct, n_distinct_inherited)", name));
+	if (options != NULL)
+		dbscale_ddl_run_on_shards(table, psprintf("ALTER TABLE %%s ALTER COLUMN %s SET (%s)", name, options));
+}
+
 static void
 carry_columns(const DistributedTable *table, Relation rel, const TableState *before)
 {
@@ -219,6 +275,7 @@ carry_columns(const DistributedTable *table, Relation rel, const TableState *bef
 		if (old->not_null != att->attnotnull)
 			dbscale_ddl_run_on_shards(table, psprintf("ALTER TABLE %%s ALTER COLUMN %s %s NOT NULL",
 													  name, att->attnotnull ? "SET" : "DROP"));
+		carry_column_statistics(table, att->attnum, name, old);
 	}
 }
 
@@ -257,6 +314,27 @@ constraint_command(const DistributedTable *table, int shard, void *arg)
 	return dbscale_ddl_shard_constraint_sql(table, *(Oid *) arg, shard);
 }
 
+static char *
+create_statistics_command(const DistributedTable *table, int shard, void *arg)
+{
+	return dbscale_statistics_create_sql(table, *(Oid *) arg, shard);
+}
+
+static char *
+statistics_target_command(const DistributedTable *table, int shard, void *arg)
+{
+	return dbscale_statistics_target_sql(*(Oid *) arg, shard);
+}
+
+static void
+carry_statistics(const DistributedTable *table, StatisticsState *state, StatisticsState *old)
+{
+	if (old == NULL && !dbscale_statistics_are_stored(state->oid))
+		dbscale_ddl_run_for_shards(table, create_statistics_command, &state->oid);
+	if (strcmp(state->target, old ? old->target : "-1") != 0)
+		dbscale_ddl_run_for_shards(table, statistics_target_command, &state->oid);
+}
+
 void
 dbscale_propagate_changes(const TableState *before)
 {
@@ -282,6 +360,12 @@ dbscale_propagate_changes(const TableState *before)
 			continue;
 		dbscale_ddl_run_for_shards(table, index_command, &index);
 		dbscale_ddl_run_for_shards(table, constraint_command, &index);
+	}
+	foreach(lc, read_statistics(before->relid))
+	{
+		StatisticsState *state = lfirst(lc);
+
+		carry_statistics(table, state, find_statistics(before->statistics, state->oid));
 	}
 	table_close(rel, NoLock);
 }

@@ -5,7 +5,7 @@
  * Shard 7 of a table whose stored name is "posts" is dbscale_shards.posts_7 (also
  * its foreign table's name on the coordinator); a reference table's copy is
  * dbscale_shards.<stored name>.  An index has a stored name of its own in the same
- * way.  All of them share one schema on a node, so no two stored names may be equal,
+ * way, and so have extended statistics (statistics.c).  All of them share one schema on a node, so no two stored names may be equal,
  * and none may be another with a number behind it ("posts" and "posts_7").
  */
 #include "ddl/ddl.h"
@@ -24,7 +24,8 @@ stored_name_clashes(const char *name)
 {
 	char	   *sql = psprintf(
 		"SELECT 1 FROM (SELECT stored_name FROM dbscale.distributed_table"
-		" UNION ALL SELECT stored_name FROM dbscale.index_name) s,"
+		" UNION ALL SELECT stored_name FROM dbscale.index_name"
+		" UNION ALL SELECT stored_name FROM dbscale.statistics_name) s,"
 		" (SELECT %s::text AS name) n"
 		" WHERE s.stored_name OPERATOR(pg_catalog.=) n.name::name"
 		" OR n.name ~ ('^' || regexp_replace(s.stored_name::text, '(\\W)', '\\\\\\1', 'g') || '_[0-9]+$')"

@@ -144,25 +144,37 @@ storage_name(char storage)
 	}
 }
 
+char *
+dbscale_ddl_column_statistics(Oid relid, AttrNumber attno)
+{
+	return dbscale_ddl_query_value(
+		psprintf("SELECT COALESCE(attstattarget, -1) FROM pg_attribute WHERE attrelid = %u AND attnum = %d", relid, attno));
+}
+
+char *
+dbscale_ddl_column_options(Oid relid, AttrNumber attno)
+{
+	return dbscale_ddl_query_value(
+		psprintf("SELECT string_agg(format('%%I=%%L', split_part(o, '=', 1), substr(o, strpos(o, '=') + 1)), ', ')"
+				 " FROM pg_attribute, unnest(attoptions) o WHERE o LIKE 'n\\_distinct%%'"
+				 " AND attrelid = %u AND attnum = %d", relid, attno));
+}
+
 /* The ALTER COLUMNs for one column, from queries on pg_attribute that suit every version. */
 static List *
 column_alters(List *list, const char *name, Oid relid, Form_pg_attribute att)
 {
 	const char *column = quote_identifier(NameStr(att->attname));
-	char	   *where = psprintf("attrelid = %u AND attnum = %d", relid, att->attnum);
 	char	   *value;
 
 	if (att->attstorage != get_typstorage(att->atttypid))
 		list = lappend(list, psprintf("ALTER TABLE %s ALTER COLUMN %s SET STORAGE %s",
 									  name, column, storage_name(att->attstorage)));
-	value = dbscale_ddl_query_value(
-		psprintf("SELECT attstattarget FROM pg_attribute WHERE %s AND attstattarget >= 0", where));
-	if (value != NULL)
+	value = dbscale_ddl_column_statistics(relid, att->attnum);
+	if (strcmp(value, "-1") != 0)
 		list = lappend(list, psprintf("ALTER TABLE %s ALTER COLUMN %s SET STATISTICS %s",
 									  name, column, value));
-	value = dbscale_ddl_query_value(
-		psprintf("SELECT string_agg(format('%%I=%%L', split_part(o, '=', 1), substr(o, strpos(o, '=') + 1)), ', ')"
-				 " FROM pg_attribute, unnest(attoptions) o WHERE o LIKE 'n\\_distinct%%' AND %s", where));
+	value = dbscale_ddl_column_options(relid, att->attnum);
 	if (value != NULL)
 		list = lappend(list, psprintf("ALTER TABLE %s ALTER COLUMN %s SET (%s)",
 									  name, column, value));

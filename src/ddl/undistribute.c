@@ -247,7 +247,7 @@ drop_shard_tables(const DistributedTable *table)
 void
 dbscale_ddl_forget_table(Oid relid)
 {
-	static const char *const catalogs[] = {"foreign_key", "index_name", "shard_table", "distributed_table"};
+	static const char *const catalogs[] = {"foreign_key", "index_name", "statistics_name", "shard_table", "distributed_table"};
 
 	for (int i = 0; i < lengthof(catalogs); i++)
 		(void) dbscale_ddl_execute_as_owner(

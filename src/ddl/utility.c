@@ -305,6 +305,11 @@ set_schema(UtilityCall *call)
 	const DistributedTable *table = dbscale_utility_target(stmt->relation, "SET SCHEMA");
 	Oid			relid = table ? table->relid : InvalidOid;
 
+	if (stmt->objectType == OBJECT_STATISTIC_EXT)
+	{
+		dbscale_utility_rename_statistics(call, castNode(List, stmt->object));
+		return;
+	}
 	dbscale_utility_core(call);
 	if (OidIsValid(relid))
 		dbscale_alter_refresh_foreign_keys(relid, NULL, NULL);
@@ -340,9 +345,11 @@ static const struct
 {
 	{T_AlterForeignServerStmt, alter_server},
 	{T_AlterObjectSchemaStmt, set_schema},
+	{T_AlterStatsStmt, dbscale_utility_alter_statistics},
 	{T_AlterTableStmt, dbscale_utility_alter_table},
 	{T_ClusterStmt, cluster_table},
 	{T_CreateForeignTableStmt, create_table},
+	{T_CreateStatsStmt, dbscale_utility_create_statistics},
 	{T_CreateStmt, create_table},
 	{T_CreateTrigStmt, create_trigger},
 	{T_DropOwnedStmt, drop_owned},

@@ -41,6 +41,19 @@ typedef struct TableState TableState;
 extern TableState *dbscale_propagate_state(Oid relid);
 extern void dbscale_propagate_changes(const TableState *before);
 
+/* Extended statistics (statistics.c). */
+extern List *dbscale_statistics_of(Oid relid);	/* OIDs */
+extern char *dbscale_statistics_target(Oid statistics);	/* "-1": the default */
+/* Have they been made on the shards?  In a restored dump, before they are here. */
+extern bool dbscale_statistics_are_stored(Oid statistics);
+extern char *dbscale_statistics_create_sql(const DistributedTable *table, Oid statistics, int shard);
+extern char *dbscale_statistics_target_sql(Oid statistics, int shard);
+extern void dbscale_statistics_dropped(const char *schema, const char *name);
+extern void dbscale_statistics_schema_renamed(const char *from, const char *to);
+extern void dbscale_utility_create_statistics(UtilityCall *call);
+extern void dbscale_utility_alter_statistics(UtilityCall *call);
+extern void dbscale_utility_rename_statistics(UtilityCall *call, List *names);
+
 /* Handlers (alter_table.c, maintenance.c). */
 extern void dbscale_utility_alter_table(UtilityCall *call);
 extern void dbscale_utility_rename(UtilityCall *call);

@@ -82,6 +82,15 @@ CREATE TABLE dbscale.index_name (
 );
 COMMENT ON TABLE dbscale.index_name IS 'names of the indexes on the shards';
 
+CREATE TABLE dbscale.statistics_name (
+    relation        regclass NOT NULL REFERENCES dbscale.distributed_table,
+    schema_name     name NOT NULL,          -- of the statistics object on the coordinator
+    statistics_name name NOT NULL,
+    stored_name     name NOT NULL UNIQUE,   -- base of the name on the shards
+    PRIMARY KEY (schema_name, statistics_name)
+);
+COMMENT ON TABLE dbscale.statistics_name IS 'names of the extended statistics on the shards';
+
 -- One row a node for each two-phase transaction that was decided to commit; the
 -- maintenance worker deletes it when the node has confirmed.  Not dumped: it
 -- speaks of this server's transactions only.
@@ -151,7 +160,7 @@ BEGIN
         EXECUTE format('ALTER TABLE dbscale.%I ENABLE ALWAYS TRIGGER catalog_changed', t);
     END LOOP;
     FOREACH t IN ARRAY ARRAY['node', 'table_group', 'distributed_table', 'shard', 'shard_table', 'directory',
-                             'foreign_key', 'index_name']
+                             'foreign_key', 'index_name', 'statistics_name']
     LOOP
         PERFORM pg_catalog.pg_extension_config_dump(format('dbscale.%I', t), '');
         -- the directory's keys are data (tenants' names, say) and not for everyone

@@ -31,6 +31,9 @@ SELECT jsonb_build_object(
   'functions', (SELECT coalesce(jsonb_agg(p.proname), '[]') FROM pg_proc p
      WHERE p.pronamespace = to_regnamespace('dbscale_shards')
        AND NOT EXISTS (SELECT FROM pg_trigger t WHERE t.tgfoid = p.oid)),
+  'statistics', (SELECT coalesce(jsonb_object_agg(e.stxname, c.relname), '{}')
+     FROM pg_statistic_ext e JOIN pg_class c ON c.oid = e.stxrelid
+     WHERE e.stxnamespace = to_regnamespace('dbscale_shards')),
   'publications', (SELECT coalesce(jsonb_agg(pubname), '[]') FROM pg_publication WHERE pubname ~ '^dbscale_move_'),
   'slots', (SELECT coalesce(jsonb_agg(slot_name), '[]') FROM pg_replication_slots
      WHERE database = current_database() AND slot_name ~ '^dbscale_'),
@@ -175,6 +178,13 @@ found(node, object, problem) AS (
     FROM there t JOIN (SELECT conrelid AS relation, conname AS name FROM pg_constraint WHERE contype = 'c'
                        UNION ALL SELECT relation, name FROM dbscale.foreign_key) k ON k.relation = t.relation
     WHERE t.columns IS NOT NULL AND t.has->'constraints'->(t.table_name || '.' || k.name) IS NULL
+    UNION ALL
+    -- extended statistics
+    SELECT t.node, t.table_name, format('statistics %I are missing', e.stxname)
+    FROM there t JOIN pg_statistic_ext e ON e.stxrelid = t.relation
+    LEFT JOIN dbscale.statistics_name n ON n.relation = t.relation AND n.statistics_name = e.stxname
+          AND n.schema_name = (SELECT nspname FROM pg_namespace WHERE oid = e.stxnamespace)
+    WHERE t.columns IS NOT NULL AND t.has->'statistics'->>(n.stored_name || t.suffix) IS DISTINCT FROM t.table_name
     UNION ALL
     -- copies of reference tables
     SELECT t.node, t.table_name, coalesce(there_rows.error,
