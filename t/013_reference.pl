@@ -24,7 +24,7 @@ sub rows_are
 	return is_deeply(\@found, [ ($expected) x 3 ], $name);
 }
 
-my $waiting = q(SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 4 AND NOT granted);
+my $waiting = q(SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 5 AND NOT granted);
 sub wait_for_waiter { return $db->wait_until('somebody waits', sub { $db->sql($waiting) > 0 }); }
 
 # What one session has done, and is committing; what another does then; the rows at the end.
@@ -80,7 +80,7 @@ like(($db->try("SET lock_timeout = '50ms'; $change"))[2], qr/55P03/, 'lock_timeo
 like(($db->try("SET statement_timeout = '200ms'; $change"))[2], qr/57014/, 'statement_timeout does');
 $changer = $db->start($change);
 wait_for_waiter();
-$db->sql("SELECT pg_cancel_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 4 AND NOT granted");
+$db->sql("SELECT pg_cancel_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 5 AND NOT granted");
 like(($db->finish($changer))[2], qr/57014/, 'and a cancel');
 # other tables, other rows that are read, and commits of the same table are not held up
 is(($db->try("SET lock_timeout = '5s'; INSERT INTO cities VALUES (12, NULL); UPDATE cities SET id = 13;", stop_on_error => 1))[0], 0,

@@ -5,6 +5,7 @@
 #include "base/base.h"
 #include "utils/guc.h"
 
+int			dbscale_auto_rebalance_interval = 60000;
 int			dbscale_commit_timeout = 10000;
 int			dbscale_connect_timeout = 10;
 int			dbscale_copy_buffer_size = 256;
@@ -46,6 +47,9 @@ typedef struct IntSetting
 } IntSetting;
 
 static const IntSetting int_settings[] = {
+	{"dbscale.auto_rebalance_interval",
+		"How often the maintenance worker looks for dbscale.auto_rebalance whether nodes are out of balance.",
+		&dbscale_auto_rebalance_interval, 60000, 100, 86400000, PGC_SIGHUP, GUC_UNIT_MS},
 	{"dbscale.commit_timeout",
 		"Time to wait for a node to confirm the second phase of a commit; the maintenance worker completes what did not come.",
 		&dbscale_commit_timeout, 10000, 100, 3600000, PGC_USERSET, GUC_UNIT_MS},

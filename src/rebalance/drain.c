@@ -102,13 +102,22 @@ dbscale_rebalance(PG_FUNCTION_ARGS)
 	PG_RETURN_INT64(insert_job("rebalance", plan));
 }
 
-/* For the maintenance worker; not while a former job moves shards. */
+/*
+ * Not while a former job moves shards; nor for an hour after one that somebody did not
+ * want, or that could not be done: the plan would be the same again.
+ */
+static bool
+may_rebalance(void)
+{
+	return dbscale_ddl_query_value("SELECT 1 FROM dbscale.job WHERE state IN ('waiting', 'running')"
+								   " OR (kind = 'rebalance' AND state IN ('failed', 'cancelled')"
+								   " AND finished_at > now() - interval '1 hour') LIMIT 1") == NULL;
+}
+
+/* For the maintenance worker. */
 void
 dbscale_jobs_rebalance_if_due(void)
 {
-	if (!dbscale_auto_rebalance ||
-		dbscale_ddl_query_value("SELECT 1 FROM dbscale.job WHERE state IN ('waiting', 'running') LIMIT 1") != NULL ||
-		!dbscale_rebalance_is_due())
-		return;
-	(void) insert_job("rebalance", dbscale_rebalance_plan("bytes"));
+	if (dbscale_rebalance_is_due(dbscale_auto_rebalance && may_rebalance()))
+		(void) insert_job("rebalance", dbscale_rebalance_plan("bytes"));
 }

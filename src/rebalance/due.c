@@ -1,6 +1,11 @@
 /*
  * due.c
  *		When dbscale.auto_rebalance acts.
+ *
+ * A plan that is found once may be that of a passing peak, so it has to be found at two
+ * looks in a row, by one backend, with nothing between them that is no look: a time out
+ * of the window, another job, or the setting off.  After it has acted two new looks are
+ * needed, for what was seen before was another balance.
  */
 #include "rebalance/plan.h"
 
@@ -39,10 +44,6 @@ is_in_window(const char *window)
 	return now >= from || now < to;
 }
 
-/*
- * Outside the window nobody looks, so the first look inside it never finds that it is
- * time: what was over the threshold yesterday may not be so today.
- */
 static bool
 is_due(const char *window)
 {
@@ -55,15 +56,18 @@ is_due(const char *window)
 		bool		is_over = dbscale_rebalance_plan("bytes") != NIL;
 
 		due = is_over && was_over;
-		was_over = is_over;
+		was_over = is_over && !due;
 	}
 	return due;
 }
 
 bool
-dbscale_rebalance_is_due(void)
+dbscale_rebalance_is_due(bool may_look)
 {
-	return dbscale_auto_rebalance && is_due(dbscale_auto_rebalance_window);
+	if (dbscale_auto_rebalance && may_look)
+		return is_due(dbscale_auto_rebalance_window);
+	was_over = false;
+	return false;
 }
 
 /* rebalance_is_due(time_window text) → bool: as if dbscale.auto_rebalance were on */

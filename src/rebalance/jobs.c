@@ -39,7 +39,7 @@
 #define MAX_ATTEMPTS 3
 #define RETRY_PAUSE_MS 3000
 #define MOVE_STEPS 7
-/* Advisory locks of users have 1 or 2 here, the gate of transaction/ 3. */
+/* Advisory locks of users have 1 or 2 here, those of transaction/ 3 and 5. */
 #define MOVE_LOCK_CLASS 4
 
 DBSCALE_FUNCTION(dbscale_move_shard);

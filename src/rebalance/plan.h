@@ -32,7 +32,8 @@ extern List *dbscale_rebalance_drain_plan(const char *node);
  * in dbscale.auto_rebalance_window, and there was a plan (by bytes) at this look and at
  * the one before, by the same backend: a passing peak is not chased.  To be called in a
  * transaction, with pauses (it asks all nodes for sizes; a minute is often enough).
+ * Without may_look it is not, and the next look is the first.
  */
-extern bool dbscale_rebalance_is_due(void);
+extern bool dbscale_rebalance_is_due(bool may_look);
 
 #endif							/* DBSCALE_REBALANCE_PLAN_H */

@@ -24,7 +24,7 @@ extern void dbscale_rebalance_run_job(void);
  */
 extern void dbscale_jobs_look_after(void);
 extern void dbscale_jobs_start_waiting(void);
-/* dbscale.auto_rebalance: a job, if one is due; to be called about once a minute. */
+/* dbscale.auto_rebalance: a job, if one is due; to be called at its interval. */
 extern void dbscale_jobs_rebalance_if_due(void);
 
 typedef struct CleanupRecord

@@ -72,11 +72,11 @@ static List *written = NIL;		/* Oids, in TopTransactionContext */
 static bool any_known = false;
 static uint64 known_given_up;
 
-/* Users' advisory locks have 1 or 2 where this has 4, so they never meet. */
+/* Users' advisory locks have 1 or 2, and moves 4, where this has 5, so they never meet. */
 static void
 set_copies_tag(LOCKTAG *tag, Oid relid)
 {
-	SET_LOCKTAG_ADVISORY(*tag, MyDatabaseId, 0x64627363, relid, 4);
+	SET_LOCKTAG_ADVISORY(*tag, MyDatabaseId, 0x64627363, relid, 5);
 }
 
 /* One of a subtransaction that is rolled back stays: its lock is taken for nothing. */

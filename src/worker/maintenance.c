@@ -49,7 +49,6 @@ static void recovery_task(void);
 
 static const int jobs_interval = 1000;	/* ms; what it costs is a look at two small tables */
 static const int fold_early_interval = 200;	/* ms; a look at each node, if folds are rarer than that */
-static const int rebalance_interval = 60000;	/* a plan asks all nodes for sizes */
 
 static Task tasks[] = {
 	{"recovery", &dbscale_recovery_interval, recovery_task, 0},
@@ -59,7 +58,7 @@ static Task tasks[] = {
 	{"deadlock detection", &dbscale_deadlock_interval, dbscale_deadlock_task, 0},
 	{"jobs", &jobs_interval, dbscale_jobs_task, 0},
 	{"cleaning up", &jobs_interval, dbscale_cleanup_task, 0},
-	{"rebalancing", &rebalance_interval, dbscale_rebalance_task, 0},
+	{"rebalancing", &dbscale_auto_rebalance_interval, dbscale_rebalance_task, 0},
 };
 
 /* What is known of an attempt that failed the last time. */
