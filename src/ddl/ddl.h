@@ -164,6 +164,16 @@ extern bool dbscale_ddl_is_replication_trigger(const char *name);
 extern bool dbscale_ddl_has_primary_key(Oid relid);
 extern void dbscale_ddl_undistribute_reference(const DistributedTable *table);
 
+/*
+ * Which nodes get new shards (placement.c): begin counts what the catalog has, for a group
+ * that may be new; next says where the next shard of it goes, and put that one has been
+ * put somewhere; an error if no node takes shards.
+ */
+typedef struct ShardPlacement ShardPlacement;
+extern ShardPlacement *dbscale_placement_begin(int group_id);
+extern const char *dbscale_placement_next(ShardPlacement *placement);
+extern void dbscale_placement_put(ShardPlacement *placement, const char *node);
+
 /* Adds one shard (catalog row, node tables, foreign tables) to a range or list group. */
 extern int	dbscale_ddl_add_shard(Oid relation, const char *bounds_json, const char *node);
 

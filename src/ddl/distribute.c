@@ -171,29 +171,6 @@ check_all(Distribution *d, Relation rel)
 									  d->model ? d->model->group->id : -1);
 }
 
-/* The nodes that take new shards; an error if there is none. */
-static List *
-nodes_for_shards(void)
-{
-	List	   *nodes = NIL;
-	ListCell   *lc;
-
-	foreach(lc, dbscale_catalog_nodes())
-	{
-		const ShardNode *node = lfirst(lc);
-
-		if (node->enabled && !node->draining)
-			nodes = lappend(nodes, (void *) node);
-	}
-	if (nodes == NIL)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("there is no node that can hold shards"),
-				 errdetail("No node is enabled and not being drained."),
-				 errhint("Add one with dbscale.add_node() or dbscale.add_local_node().")));
-	return nodes;
-}
-
 static const char *
 literal_or_null(const char *value)
 {
@@ -212,38 +189,40 @@ insert_shard(int group_id, int shard, const char *node, const char *hash_range,
 				 bounds && bounds->node ? "true" : "false"));
 }
 
-/* 2^32 values in shard_count even ranges, round robin over the nodes. */
+/* 2^32 values in shard_count even ranges. */
 static void
 insert_hash_shards(const Distribution *d)
 {
-	List	   *nodes = nodes_for_shards();
+	ShardPlacement *placement = dbscale_placement_begin(d->group_id);
 	uint64		all = UINT64CONST(1) << 32;
 
 	for (int n = 0; n < d->shard_count; n++)
-	{
-		const ShardNode *node = list_nth(nodes, n % list_length(nodes));
-
-		insert_shard(d->group_id, n, NameStr(node->name),
+		insert_shard(d->group_id, n, dbscale_placement_next(placement),
 					 psprintf(UINT64_FORMAT ", " UINT64_FORMAT, all * n / d->shard_count,
 							  all * (n + 1) / d->shard_count - 1), NULL);
-	}
 }
 
+/* Those that may be anywhere are put where the others leave room. */
 static void
 insert_bound_shards(const Distribution *d, List *shards)
 {
-	List	   *nodes = nodes_for_shards();
-	int			free = 0;		/* shards that may be anywhere, so far */
+	ShardPlacement *placement = dbscale_placement_begin(d->group_id);
 	ListCell   *lc;
 
 	foreach(lc, shards)
 	{
 		const ShardBounds *bounds = lfirst(lc);
-		const ShardNode *node = bounds->node ?
-			dbscale_catalog_require_node(bounds->node, true) :
-			list_nth(nodes, free++ % list_length(nodes));
 
-		insert_shard(d->group_id, foreach_current_index(lc), NameStr(node->name),
+		if (bounds->node != NULL)
+			dbscale_placement_put(placement,
+								  NameStr(dbscale_catalog_require_node(bounds->node, true)->name));
+	}
+	foreach(lc, shards)
+	{
+		const ShardBounds *bounds = lfirst(lc);
+
+		insert_shard(d->group_id, foreach_current_index(lc),
+					 bounds->node ? bounds->node : dbscale_placement_next(placement),
 					 "NULL, NULL", bounds);
 	}
 }
@@ -650,30 +629,6 @@ dbscale_distribute_table(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
-/* The enabled node that has the fewest shards of the group. */
-static const char *
-emptiest_node(const TableGroup *group)
-{
-	const ShardNode *best = NULL;
-	int			best_count = 0;
-	ListCell   *lc;
-
-	foreach(lc, nodes_for_shards())
-	{
-		const ShardNode *node = lfirst(lc);
-		int			count = 0;
-
-		for (int i = 0; i < group->nshards; i++)
-			count += namestrcmp((Name) &group->shards[i].node->name, NameStr(node->name)) == 0;
-		if (best == NULL || count < best_count)
-		{
-			best = node;
-			best_count = count;
-		}
-	}
-	return NameStr(best->name);
-}
-
 static ShardBounds *
 parse_new_shard(const DistributedTable *table, const char *bounds)
 {
@@ -730,7 +685,7 @@ dbscale_ddl_add_shard(Oid relation, const char *bounds_json, const char *node)
 	if (bounds->node != NULL)
 		node = bounds->node;
 	if (node == NULL)
-		node = emptiest_node(table->group);
+		node = dbscale_placement_next(dbscale_placement_begin(table->group->id));
 	else
 		(void) dbscale_catalog_require_node(node, true);
 	insert_shard(table->group->id, number, node, "NULL, NULL", bounds);
