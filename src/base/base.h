@@ -44,6 +44,7 @@ extern int	dbscale_max_move_lag;	/* MB */
 extern int	dbscale_max_moves;
 extern int	dbscale_move_lock_timeout;	/* ms */
 extern int	dbscale_move_rate_limit;	/* MB a second; 0: no limit */
+extern int	dbscale_move_start_timeout;	/* s; 0: none */
 extern int	dbscale_node_parallel_workers;	/* -1: the node's own */
 extern int	dbscale_premake_interval;	/* ms */
 extern int	dbscale_premake_ranges;

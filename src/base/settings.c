@@ -18,6 +18,7 @@ int			dbscale_max_move_lag = 16384;
 int			dbscale_max_moves = 2;
 int			dbscale_move_lock_timeout = 100;
 int			dbscale_move_rate_limit = 0;
+int			dbscale_move_start_timeout = 3600;
 int			dbscale_node_parallel_workers = -1;
 int			dbscale_premake_interval = 60000;
 int			dbscale_premake_ranges = 2;
@@ -86,6 +87,9 @@ static const IntSetting int_settings[] = {
 	{"dbscale.move_rate_limit",
 		"How many megabytes a second a move copies at most (0: no limit).",
 		&dbscale_move_rate_limit, 0, 0, 100000, PGC_SIGHUP, 0},
+	{"dbscale.move_start_timeout",
+		"How long a move waits at its beginning for transactions on the source (0: as long as it takes).",
+		&dbscale_move_start_timeout, 3600, 0, 86400, PGC_SIGHUP, GUC_UNIT_S},
 	{"dbscale.node_parallel_workers",
 		"Parallel workers that a node may use for a part of a statement (-1: as the node is set).",
 		&dbscale_node_parallel_workers, -1, -1, 64, PGC_USERSET, 0},

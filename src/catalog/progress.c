@@ -236,6 +236,16 @@ dbscale_progress_step(const char *step)
 	LWLockRelease(lock);
 }
 
+void
+dbscale_progress_restate(const char *step)
+{
+	if (current == NULL)
+		return;
+	LWLockAcquire(lock, LW_EXCLUSIVE);
+	strlcpy(current->slot->step, step, STEP_LENGTH);
+	LWLockRelease(lock);
+}
+
 static void
 measure_rate(ProgressSlot *slot, TimestampTz now)
 {

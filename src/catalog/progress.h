@@ -18,6 +18,8 @@ extern int64 dbscale_progress_begin(const char *kind, Oid relation, int steps,
 									int64 total_bytes);
 /* The next step, in words: 'copying rows', 'creating indexes'. */
 extern void dbscale_progress_step(const char *step);
+/* The same step in other words. */
+extern void dbscale_progress_restate(const char *step);
 extern void dbscale_progress_add_bytes(int64 bytes);
 /* It is complete: writes the row of dbscale.job, in the current transaction. */
 extern void dbscale_progress_end(void);

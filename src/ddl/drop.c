@@ -225,11 +225,36 @@ has_index_name(Oid relid, const char *name)
 											relid, quote_literal_cstr(name))) != NULL;
 }
 
+/*
+ * A move has the shard's tables in a publication.  Without a primary key their rows would
+ * have no identity in the log, and the node would refuse to change them until the move
+ * has ended.  (A move that begins later waits for our lock on the table, and finds none.)
+ */
+static void
+check_identity(const DistributedTable *table)
+{
+	char	   *job;
+
+	if (table->is_reference || dbscale_ddl_has_primary_key(table->relid) ||
+		dbscale_ddl_query_value(psprintf("SELECT 1 FROM pg_catalog.pg_class WHERE oid = %u AND relreplident = 'f'",
+										 table->relid)) != NULL)
+		return;
+	job = dbscale_ddl_query_value(psprintf("SELECT j.job FROM dbscale.job j JOIN dbscale.distributed_table t ON t.relation = j.relation_id"
+										   " WHERE j.state = 'running' AND t.group_id = %d ORDER BY j.job LIMIT 1", table->group->id));
+	if (job != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_IN_USE),
+				 errmsg("cannot drop the primary key of table \"%s\" while its shards are on the move", get_rel_name(table->relid)),
+				 errdetail("Job %s reads their changes from the node's log, which names rows by it.", job),
+				 errhint("Wait for the job, or end it with dbscale.cancel_job(%s).", job)));
+}
+
 static void
 drop_constraint(const DistributedTable *table, const char *name)
 {
 	if (has_index_name(table->relid, name))
 	{
+		check_identity(table);
 		if (dbscale_utility_cascade)
 			dbscale_alter_drop_unbacked_foreign_keys(table->relid);
 		dbscale_ddl_run_for_shards(table, drop_key_command, (void *) name);

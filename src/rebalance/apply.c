@@ -59,9 +59,10 @@ struct Apply
 	bool		within;			/* a transaction of the source */
 	XLogRecPtr	applied;		/* all before it is committed on the target */
 	XLogRecPtr	came;			/* the end of the last transaction that came */
-	XLogRecPtr	stop_at;		/* Invalid: nowhere */
-	const char *held;			/* a message that waits for apply_go_on */
+	const char *snapshot;		/* see apply_hold */
+	const char *held;			/* the message that waits */
 	int			held_length;
+	XLogRecPtr	held_at;		/* its transaction's commit */
 	int64		marks;			/* written */
 	int64		mark_seen;
 	TimestampTz feedback_at;
@@ -344,6 +345,26 @@ see_mark(Apply *apply, const Change *change)
 		apply->mark_seen = strtoll(dot + 1, NULL, 10);
 }
 
+/* Has this transaction ended for a snapshot "xmin:xmax:xid,xid..."? */
+static bool
+snapshot_sees(const char *snapshot, uint32 xid)
+{
+	char	   *rest;
+	uint64		xmin = strtou64(snapshot, &rest, 10);
+	uint64		xmax = strtou64(rest + 1, &rest, 10);
+	/* the one of these 32 bits that is nearest */
+	uint64		full = xmax + (int32) (xid - (uint32) xmax);
+
+	if (full < xmin || full >= xmax)
+		return full < xmin;
+	while (*rest != '\0' && rest[1] != '\0')
+	{
+		if (strtou64(rest + 1, &rest, 10) == full)
+			return false;
+	}
+	return true;
+}
+
 /* False: the transaction that begins here must wait. */
 static bool
 apply_change(Apply *apply, const Change *change)
@@ -351,8 +372,11 @@ apply_change(Apply *apply, const Change *change)
 	switch (change->kind)
 	{
 		case 'B':
-			if (apply->stop_at != InvalidXLogRecPtr && change->commit_lsn >= apply->stop_at)
+			if (apply->snapshot != NULL && !snapshot_sees(apply->snapshot, change->xid))
+			{
+				apply->held_at = change->commit_lsn;
 				return false;
+			}
 			apply->within = true;
 			break;
 		case 'C':
@@ -472,14 +496,20 @@ apply_wait(Apply *apply, List *others, long timeout)
 
 /* What was held is looked at again. */
 void
-apply_stop_at(Apply *apply, XLogRecPtr lsn)
+apply_hold(Apply *apply, const char *snapshot)
 {
 	const char *data = apply->held;
 
-	apply->stop_at = lsn;
+	apply->snapshot = snapshot;
 	apply->held = NULL;
 	if (data != NULL && !take_message(apply, data, apply->held_length))
 		apply->held = data;
+}
+
+XLogRecPtr
+apply_held_at(const Apply *apply)
+{
+	return apply->held ? apply->held_at : InvalidXLogRecPtr;
 }
 
 /* Write a mark; the source also tells how much of its log the slot keeps. */
@@ -503,7 +533,7 @@ write_mark(Apply *apply)
 	dbscale_progress_set_lag(Max(strtoll(row[2], NULL, 10), 0));
 }
 
-/* Has it come, or is it behind where we stop? */
+/* Has it come, or is it behind a transaction that waits? */
 long
 apply_up_to_mark(Apply *apply)
 {

@@ -240,12 +240,12 @@ move_check_source(Move *move)
 			"The role that dbscale uses there may not replicate.", "Run ALTER ROLE ... REPLICATION there");
 	require(holds(source, "has_database_privilege(current_database(), 'CREATE')"), move,
 			"The role that dbscale uses there may not create publications.", "Grant CREATE on the database to it");
-	require(holds(source, "current_setting('max_replication_slots')::int >= 2 +"
+	require(holds(source, "current_setting('max_replication_slots')::int > "
 				  " (SELECT count(*) FROM pg_replication_slots)"), move,
-			"The node has no two replication slots left.", "Raise max_replication_slots there");
-	require(holds(source, "current_setting('max_wal_senders')::int >= 2 +"
+			"The node has no replication slot left.", "Raise max_replication_slots there");
+	require(holds(source, "current_setting('max_wal_senders')::int > "
 				  " (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'walsender')"), move,
-			"The node has no two WAL senders left.", "Raise max_wal_senders there");
+			"The node has no WAL sender left.", "Raise max_wal_senders there");
 
 	name = table_without_identity(move, source);
 	if (name != NULL)

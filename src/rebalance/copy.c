@@ -13,7 +13,8 @@
  * long one would keep every new slot waiting.
  *
  * Creating a slot waits for all transactions that write on the source's server, since
- * what they wrote before cannot be decoded.
+ * what they wrote before cannot be decoded.  The job's step says for whom, and after
+ * dbscale.move_start_timeout the move is given up.
  */
 #include "rebalance/internal.h"
 
@@ -28,6 +29,7 @@
 #define PIECE (64 * 1024 * 1024)
 #define REPORT (64 * 1024)
 #define LAG_CHECK_MS 5000
+#define BLOCKER_CHECK_MS 1000
 
 /* What has been sent, to hold it against dbscale.move_rate_limit. */
 typedef struct Pace
@@ -48,6 +50,15 @@ move_check_lag(const Move *move, const char *retained)
 			 errmsg("the move keeps node \"%s\" from recycling too much of its log", NameStr(move->source.name)),
 			 errdetail("It is %s bytes; the limit is %d MB (dbscale.max_move_lag).", retained, dbscale_max_move_lag),
 			 errhint("Move the shard when less is written, or raise the limit.")));
+}
+
+static void
+check_lag(const Move *move)
+{
+	move_check_lag(move, dbscale_stream_value(move->side,
+											  psprintf("SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn)"
+													   " FROM pg_replication_slots WHERE slot_name = %s",
+													   quote_literal_cstr(move->slot))));
 }
 
 /* Sleep as long as what was sent is ahead of the limit. */
@@ -86,10 +97,7 @@ note_bytes(Move *move, Pace *pace, int length)
 	if (!TimestampDifferenceExceeds(pace->lag_checked, now, LAG_CHECK_MS))
 		return;
 	pace->lag_checked = now;
-	move_check_lag(move, dbscale_stream_value(move->side,
-											  psprintf("SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn)"
-													   " FROM pg_replication_slots WHERE slot_name = %s",
-													   quote_literal_cstr(move->slot))));
+	check_lag(move);
 }
 
 /* One transaction on the target; true while there is more. */
@@ -135,15 +143,66 @@ move_parse_lsn(const char *text)
 	return ((uint64) high << 32) | low;
 }
 
+/* For whose end this process of the source waits, in words. */
+static char *
+transaction_in_the_way(Move *move, const char *pid)
+{
+	char	   *who = dbscale_stream_value(move->side,
+										   psprintf("SELECT CASE WHEN p.gid IS NOT NULL THEN format('prepared transaction \"%%s\"', p.gid)"
+													" ELSE concat('process ', h.pid, ' in database \"' || a.datname || '\"') END"
+													" FROM pg_locks w LEFT JOIN pg_prepared_xacts p ON p.transaction = w.transactionid"
+													" LEFT JOIN pg_locks h ON h.locktype = 'transactionid' AND h.transactionid = w.transactionid AND h.granted"
+													" LEFT JOIN pg_stat_activity a ON a.pid = h.pid"
+													" WHERE w.pid = %s AND w.locktype = 'transactionid' AND NOT w.granted LIMIT 1", pid));
+
+	return who ? who : "transactions";
+}
+
+static void
+give_up_waiting(Move *move, const char *who)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_IN_USE),
+			 errmsg("transactions on node \"%s\" did not end in time for the move to begin", NameStr(move->source.name)),
+			 errdetail("It has waited %d s (dbscale.move_start_timeout), at last for %s there, which was writing when the move began.",
+					   dbscale_move_start_timeout, who),
+			 errhint("End that transaction, or raise the limit; then move the shard again.")));
+}
+
+/* While the slot is made: show what is waited for, and that not for ever. */
+static void
+wait_for_slot(Move *move, const char *pid)
+{
+	TimestampTz start = GetCurrentTimestamp();
+
+	for (;;)
+	{
+		char	   *who;
+
+		dbscale_stream_wait(list_make1(move->stream), BLOCKER_CHECK_MS);
+		if (dbscale_stream_is_done(move->stream))
+			return;
+		move_reload_settings();
+		who = transaction_in_the_way(move, pid);
+		dbscale_progress_restate(psprintf("waiting for %s on the source", who));
+		check_lag(move);
+		if (dbscale_move_start_timeout > 0 &&
+			TimestampDifferenceExceeds(start, GetCurrentTimestamp(), dbscale_move_start_timeout * 1000))
+			give_up_waiting(move, who);
+	}
+}
+
 /* In a transaction of the stream; returns from where the slot streams. */
 static XLogRecPtr
 create_slot(Move *move)
 {
+	char	   *pid = dbscale_stream_value(move->stream, "SELECT pg_backend_pid()");
 	List	   *rows;
 
 	(void) dbscale_stream_value(move->stream, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY");
 	dbscale_stream_send(move->stream, psprintf("CREATE_REPLICATION_SLOT %s TEMPORARY LOGICAL pgoutput (SNAPSHOT 'use')",
 											   quote_identifier(move->slot)));
+	wait_for_slot(move, pid);
 	rows = dbscale_stream_rows(move->stream);
 	return move_parse_lsn(rows == NIL ? NULL : ((char **) linitial(rows))[1]);
 }

@@ -38,6 +38,7 @@ typedef struct Change
 	char		kind;			/* B C R I U D T M, as in the protocol */
 	XLogRecPtr	commit_lsn;		/* B and C: where the commit's record begins */
 	XLogRecPtr	end_lsn;		/* C: where it ends */
+	uint32		xid;			/* B: of the transaction */
 	uint32		relation;		/* I U D */
 	ChangeTuple *old_tuple;		/* U D: the old key or row, if it was sent */
 	ChangeTuple *new_tuple;		/* I U */
@@ -131,10 +132,12 @@ extern void apply_wait(Apply *apply, List *others, long timeout);
 /* Write a mark into the source's log, and go on until it comes back; ms it took. */
 extern long apply_up_to_mark(Apply *apply);
 /*
- * Transactions whose commit is at or behind this position are not applied, and wait
- * until the position is moved; InvalidXLogRecPtr: none are.
+ * The first transaction that this snapshot of the source (as pg_current_snapshot() prints
+ * it) does not see is not applied, nor are those behind it, until it is NULL.
  */
-extern void apply_stop_at(Apply *apply, XLogRecPtr lsn);
+extern void apply_hold(Apply *apply, const char *snapshot);
+/* Where the one that waits commits; InvalidXLogRecPtr: none waits. */
+extern XLogRecPtr apply_held_at(const Apply *apply);
 /* Nothing that was taken is uncommitted on the target. */
 extern bool apply_is_idle(const Apply *apply);
 

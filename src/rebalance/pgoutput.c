@@ -117,6 +117,8 @@ pgoutput_parse(const char *data, int length)
 	{
 		case 'B':
 			change->commit_lsn = pq_getmsgint64(&message);
+			(void) pq_getmsgint64(&message);	/* when */
+			change->xid = pq_getmsgint(&message, 4);
 			break;
 		case 'C':
 			(void) pq_getmsgbyte(&message);

@@ -2,21 +2,33 @@
  * verify.c
  *		Is the copy what the shard is?  Nobody is blocked for the answer.
  *
- * The rows of source and target are compared as they were at one position P of the
- * source's log:
+ * The rows of source and target are compared as of one snapshot S of the source:
  *
- *	1. Application is stopped before the transactions that commit from now on.
- *	2. A second temporary slot is created; its consistent point is P, which is later
- *	   than 1, and its snapshot sees exactly what was committed before P.
- *	3. Exactly that is applied to the target, which then opens a snapshot of its own.
- *	4. Application goes on, while both nodes count their rows under the two snapshots,
- *	   and add up a hash of each row's text.
+ *	1. A session of the source opens S, and reads the position L to which the log had
+ *	   grown when it had done so.
+ *	2. What S sees is applied to the target, and nothing else: application stops before
+ *	   the first transaction that S does not see, or when a mark has come, which is
+ *	   written after 1.
+ *	3. If it stops at a transaction that commits before L, S is given up, and all is done
+ *	   again with another one.
+ *	4. The target opens a snapshot of its own.  Application goes on, while both nodes count
+ *	   their rows under the two snapshots, and add up a hash of each row's text.
+ *
+ * Why the target then has what S sees:
+ *	a. A transaction that S sees had written its commit record before S was opened, so
+ *	   before L, and before the mark.  Where a mark has come, all of them have.
+ *	b. Where application stops at one that commits at L or later, all that S sees are
+ *	   before that one, and have been applied.
+ *	c. Transactions commit in the order of the log, but others see them in the order in
+ *	   which they leave the list of those in progress, which may be another.  So S may see
+ *	   one and not see another that is before it in the log: this is what 3 finds.  It
+ *	   takes that both commit in the moment in which S is opened, so it is rare.
+ *	   (A transaction that S does not see, and that commits before L, need not mean that;
+ *	   but to know it the log would have to be read on.)
  *
  * The sum does not depend on the order of rows, and a row that is there twice, or is
  * missing, changes count and sum.  Hashes are of 64 bits and added up as numeric, so
- * nothing overflows.  Creating the slot waits for transactions that are writing on
- * the source's server when it begins; meanwhile nothing is applied, but the source
- * keeps what is to come.
+ * nothing overflows.  No transaction is waited for.
  */
 #include "rebalance/internal.h"
 
@@ -75,43 +87,52 @@ compare(const Move *move, List *source, List *target)
 	}
 }
 
-/* Steps 1 and 2: the session with the snapshot of P. */
-static RemoteStream *
-snapshot_of_source(Move *move, XLogRecPtr *position)
+/* Step 1: S, and L. */
+static char *
+open_snapshot(RemoteStream *source, XLogRecPtr *position)
 {
-	RemoteStream *source = move_open_stream(move, &move->source, true);
 	List	   *rows;
 
-	(void) apply_up_to_mark(move->apply);
-	apply_stop_at(move->apply, move_parse_lsn(dbscale_stream_value(move->side,
-																   "SELECT pg_current_wal_insert_lsn()")));
 	(void) dbscale_stream_value(source, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY");
-	dbscale_stream_send(source, psprintf("CREATE_REPLICATION_SLOT %s TEMPORARY LOGICAL pgoutput (SNAPSHOT 'use')",
-										 quote_identifier(psprintf("%s_v", move->slot))));
-	while (!dbscale_stream_is_done(source))
-	{
-		(void) apply_take(move->apply);
-		apply_wait(move->apply, list_make1(source), 1000);
-	}
+	dbscale_stream_send(source, "SELECT pg_current_snapshot(), pg_current_wal_insert_lsn()");
 	rows = dbscale_stream_rows(source);
-	*position = move_parse_lsn(rows == NIL ? NULL : ((char **) linitial(rows))[1]);
-	return source;
+	*position = move_parse_lsn(((char **) linitial(rows))[1]);
+	return ((char **) linitial(rows))[0];
+}
+
+/* Steps 1 to 3: the session with the snapshot that has been applied up to. */
+static RemoteStream *
+apply_up_to_snapshot(Move *move)
+{
+	RemoteStream *source = move_open_stream(move, &move->source, false);
+
+	for (;;)
+	{
+		XLogRecPtr	position;
+		XLogRecPtr	held_at;
+
+		(void) apply_up_to_mark(move->apply);
+		apply_hold(move->apply, open_snapshot(source, &position));
+		(void) apply_up_to_mark(move->apply);
+		held_at = apply_held_at(move->apply);
+		if (held_at == InvalidXLogRecPtr || held_at >= position)
+			return source;
+		ereport(DEBUG1, errmsg("dbscale: the snapshot for the comparison is opened again"));
+		apply_hold(move->apply, NULL);
+		(void) dbscale_stream_value(source, "ROLLBACK");
+	}
 }
 
 void
 move_verify(Move *move)
 {
 	RemoteStream *target = move_open_stream(move, &move->target, false);
-	RemoteStream *source;
-	XLogRecPtr	position;
+	RemoteStream *source = apply_up_to_snapshot(move);
 	char	   *sql = checksum_sql(move);
 
-	source = snapshot_of_source(move, &position);
-	apply_stop_at(move->apply, position);
-	(void) apply_up_to_mark(move->apply);
 	(void) dbscale_stream_value(target, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY");
 	(void) dbscale_stream_value(target, "SELECT 1");
-	apply_stop_at(move->apply, InvalidXLogRecPtr);
+	apply_hold(move->apply, NULL);
 
 	dbscale_stream_send(source, sql);
 	dbscale_stream_send(target, sql);

@@ -125,7 +125,7 @@ found(node, object, problem) AS (
     SELECT r.node, 'replication slot ' || x.name, 'it is left of a move'
     FROM reply r, jsonb_array_elements_text(r.has->'slots') x(name)
     WHERE NOT EXISTS (SELECT FROM dbscale.job j WHERE j.kind = 'move' AND j.state = 'running' AND j.from_node = r.node
-                      AND x.name ~ format('_%s(_v)?$', j.job))
+                      AND x.name ~ format('_%s$', j.job))
     UNION ALL
     SELECT d.node, d.table_name, 'the deltas of counter ' || d.counter || ' are missing'
     FROM deltas d JOIN reply r ON r.node = d.node AND r.has IS NOT NULL
