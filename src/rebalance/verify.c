@@ -21,10 +21,10 @@
  *	   before that one, and have been applied.
  *	c. Transactions commit in the order of the log, but others see them in the order in
  *	   which they leave the list of those in progress, which may be another.  So S may see
- *	   one and not see another that is before it in the log: this is what 3 finds.  It
- *	   takes that both commit in the moment in which S is opened, so it is rare.
- *	   (A transaction that S does not see, and that commits before L, need not mean that;
- *	   but to know it the log would have to be read on.)
+ *	   one and not see another that is before it in the log: this is what 3 finds.  (A
+ *	   transaction that S does not see, and that commits before L, need not mean that; but
+ *	   to know it the log would have to be read on.)  It takes a commit in the very moment
+ *	   in which S is opened, which on a busy shard happens, but not time after time.
  *
  * The sum does not depend on the order of rows, and a row that is there twice, or is
  * missing, changes count and sum.  Hashes are of 64 bits and added up as numeric, so
