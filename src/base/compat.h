@@ -103,8 +103,11 @@ extern Oid	GetNewRelFileNumber(Oid reltablespace, Relation pg_class, char relper
 /* 17: transaction_timeout */
 #if PG_VERSION_NUM >= 170000
 #define compat_transaction_timeout_is_pending() (TransactionTimeoutPending != 0)
+#define compat_disable_transaction_timeout() \
+	SetConfigOption("transaction_timeout", "0", PGC_SUSET, PGC_S_OVERRIDE)
 #else
 #define compat_transaction_timeout_is_pending() false
+#define compat_disable_transaction_timeout() ((void) 0)
 #endif
 
 /* 18 divided explain.h */

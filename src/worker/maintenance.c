@@ -360,6 +360,7 @@ dbscale_worker_session_defaults(void)
 
 	for (int i = 0; i < lengthof(settings); i++)
 		SetConfigOption(settings[i][0], settings[i][1], PGC_SUSET, PGC_S_OVERRIDE);
+	compat_disable_transaction_timeout();	/* which would end a move that copies for long */
 }
 
 static void
