@@ -149,7 +149,7 @@ transaction_in_the_way(Move *move, const char *pid)
 {
 	char	   *who = dbscale_stream_value(move->side,
 										   psprintf("SELECT CASE WHEN p.gid IS NOT NULL THEN format('prepared transaction \"%%s\"', p.gid)"
-													" ELSE concat('process ', h.pid, ' in database \"' || a.datname || '\"') END"
+													" WHEN h.pid IS NOT NULL THEN concat('process ', h.pid, ' in database \"' || a.datname || '\"') END"
 													" FROM pg_locks w LEFT JOIN pg_prepared_xacts p ON p.transaction = w.transactionid"
 													" LEFT JOIN pg_locks h ON h.locktype = 'transactionid' AND h.transactionid = w.transactionid AND h.granted"
 													" LEFT JOIN pg_stat_activity a ON a.pid = h.pid"

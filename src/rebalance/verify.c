@@ -7,8 +7,7 @@
  *	1. A session of the source opens S, and reads the position L to which the log had
  *	   grown when it had done so.
  *	2. What S sees is applied to the target, and nothing else: application stops before
- *	   the first transaction that S does not see, or when a mark has come, which is
- *	   written after 1.
+ *	   the first transaction that S does not see.  A mark, written after 1, is one.
  *	3. If it stops at a transaction that commits before L, S is given up, and all is done
  *	   again with another one.
  *	4. The target opens a snapshot of its own.  Application goes on, while both nodes count
@@ -16,9 +15,9 @@
  *
  * Why the target then has what S sees:
  *	a. A transaction that S sees had written its commit record before S was opened, so
- *	   before L, and before the mark.  Where a mark has come, all of them have.
- *	b. Where application stops at one that commits at L or later, all that S sees are
- *	   before that one, and have been applied.
+ *	   before L.
+ *	b. So where application stops at one that commits at L or later, as the mark does,
+ *	   all that S sees have come before it, and have been applied.
  *	c. Transactions commit in the order of the log, but others see them in the order in
  *	   which they leave the list of those in progress, which may be another.  So S may see
  *	   one and not see another that is before it in the log: this is what 3 finds.  (A
@@ -109,13 +108,11 @@ apply_up_to_snapshot(Move *move)
 	for (;;)
 	{
 		XLogRecPtr	position;
-		XLogRecPtr	held_at;
 
 		(void) apply_up_to_mark(move->apply);
 		apply_hold(move->apply, open_snapshot(source, &position));
 		(void) apply_up_to_mark(move->apply);
-		held_at = apply_held_at(move->apply);
-		if (held_at == InvalidXLogRecPtr || held_at >= position)
+		if (apply_held_at(move->apply) >= position)
 			return source;
 		ereport(DEBUG1, errmsg("dbscale: the snapshot for the comparison is opened again"));
 		apply_hold(move->apply, NULL);
