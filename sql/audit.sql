@@ -110,6 +110,106 @@ MERGE INTO wide w USING (VALUES (99999999999, 1), (2, 2)) v (k, id) ON w.k = v.k
 -- a subquery that is not asked for may not fail
 SELECT count(CASE WHEN id < 0 THEN (SELECT w.id FROM wide w) END), count(coalesce(id, (SELECT w.id FROM wide w))) FROM users;
 
+-- an expression that no row asks for may not fail: the same over plain tables
+CREATE TABLE lazy (k int, v int, w int, PRIMARY KEY (k, v));
+INSERT INTO lazy SELECT i % 4, i, NULLIF(i % 3, 1) FROM generate_series(1, 12) i;
+CREATE TABLE lazy_plain AS TABLE lazy;
+ALTER TABLE lazy_plain ADD PRIMARY KEY (k, v);
+SELECT dbscale.distribute_table('lazy', 'k', shard_count => 4);
+CREATE FUNCTION fails(int) RETURNS int LANGUAGE plpgsql STABLE AS $$ BEGIN RAISE division_by_zero; END $$;
+CREATE FUNCTION fails_always(int) RETURNS int LANGUAGE plpgsql AS $$ BEGIN RAISE division_by_zero; END $$;
+CREATE FUNCTION asked(statement text, arguments text DEFAULT NULL) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE answers text[]; answer text; t text; mode text;
+BEGIN
+	FOREACH mode IN ARRAY '{force_custom_plan,force_generic_plan}'::text[] LOOP
+		PERFORM set_config('plan_cache_mode', mode, true);
+		answers := NULL;
+		FOREACH t IN ARRAY '{lazy_plain,lazy}'::text[] LOOP
+			BEGIN
+				EXECUTE 'PREPARE lazily' || CASE WHEN arguments IS NULL THEN '' ELSE '(int)' END || ' AS ' || format(statement, t);
+				IF statement ~ '^(UPDATE|INSERT|DELETE|MERGE)' AND statement !~ 'RETURNING' THEN
+					EXECUTE 'EXECUTE lazily' || coalesce('(' || arguments || ')', '');
+					EXECUTE format('SELECT string_agg(l::text, '' '' ORDER BY k, v) FROM %I l', t) INTO answer;
+				ELSE
+					EXECUTE format('CREATE TEMP TABLE answer (line text)');
+					FOR answer IN EXECUTE 'EXECUTE lazily' || coalesce('(' || arguments || ')', '') LOOP
+						INSERT INTO answer VALUES (answer);
+					END LOOP;
+					SELECT coalesce(string_agg(line, ' ' ORDER BY line), 'none') FROM answer INTO answer;
+					DROP TABLE answer;
+				END IF;
+				DEALLOCATE lazily;
+				-- undo
+				RAISE EXCEPTION USING errcode = 'P0099', message = answer;
+			EXCEPTION WHEN SQLSTATE 'P0099' THEN answers := answers || sqlerrm;
+			WHEN OTHERS THEN answers := answers || (SQLSTATE || ' ' || sqlerrm);
+			END;
+			BEGIN DEALLOCATE lazily; EXCEPTION WHEN OTHERS THEN NULL; END;
+		END LOOP;
+		IF answers[1] IS DISTINCT FROM answers[2] THEN
+			RETURN format('%s: %s, not %s', mode, answers[2], answers[1]);
+		END IF;
+	END LOOP;
+	RETURN answers[1];
+END $$;
+SELECT statement, arguments, asked(statement, arguments) FROM (VALUES
+	-- arms of CASE
+	(1, 'SELECT v, CASE WHEN v < 0 THEN fails(1) ELSE 1 END FROM %I WHERE k = 1', NULL),
+	(2, 'SELECT CASE WHEN v > 0 THEN v ELSE fails(1) END FROM %I', NULL),
+	(3, 'SELECT CASE WHEN v > 0 THEN v WHEN fails(1) > 0 THEN 0 END FROM %I WHERE k = 1', NULL),
+	(4, 'SELECT CASE v WHEN fails(1) THEN 1 END FROM %I WHERE k = 1 AND v < 0', NULL),
+	(5, 'SELECT v, CASE WHEN $1 = 0 THEN v ELSE 10 / $1 + v END FROM %I WHERE k = 1', '0'),
+	(6, 'SELECT v, CASE WHEN $1 = 0 THEN v ELSE 10 / $1 + v END FROM %I WHERE k = 1', '2'),
+	(7, 'SELECT v, CASE WHEN $1 = 0 THEN v ELSE 10 / $1 END FROM %I WHERE k = 1', '0'),
+	(8, 'SELECT v, CASE WHEN $1 = 0 THEN v ELSE fails($1) END FROM %I', '0'),
+	(9, 'SELECT v, CASE WHEN $1 = 0 THEN 1 ELSE fails($1) END FROM %I WHERE k = 1', '0'),
+	(10, 'SELECT CASE WHEN v < 0 THEN current_setting(''no.such'') ELSE ''no'' END FROM %I WHERE k = 1', NULL),
+	(11, 'SELECT CASE WHEN v < 0 THEN fails_always(1) ELSE 1 END FROM %I WHERE k = 1', NULL),
+	-- COALESCE, AND, OR
+	(20, 'SELECT coalesce(v, fails(1)) FROM %I WHERE k = 1', NULL),
+	(21, 'SELECT coalesce(w, fails(1)) FROM %I WHERE k = 1', NULL),
+	(22, 'SELECT v > 0 OR fails(1) > 0, v < 0 AND fails(1) > 0 FROM %I WHERE k = 1', NULL),
+	(23, 'SELECT $1 = 0 OR fails($1) > 0, v FROM %I WHERE k = 1', '0'),
+	(24, 'SELECT v FROM %I WHERE k = 1 AND ($1 = 0 OR v > 10 / $1)', '0'),
+	(25, 'SELECT v FROM %I WHERE k = 1 AND ($1 = 0 OR v > 10 / $1)', '2'),
+	(26, 'SELECT v FROM %I WHERE k = 1 AND $1 <> 0 AND v > 10 / $1', '0'),
+	(27, 'SELECT v FROM %I WHERE k = 1 AND ($1 = 0 OR v > fails($1))', '0'),
+	(28, 'SELECT v FROM %I WHERE $1 = 0 OR v > fails($1)', '0'),
+	(29, 'SELECT v FROM %I WHERE k = 1 AND (v > 0 OR fails(1) + v > 3)', NULL),
+	(30, 'SELECT count(*) FROM %I WHERE k = 1 AND v > fails(1)', NULL),
+	-- no row, no group
+	(40, 'SELECT fails(1) FROM %I WHERE k = 1 AND v < 0', NULL),
+	(41, 'SELECT fails(1) FROM %I WHERE k = 1', NULL),
+	(42, 'SELECT fails(1), v FROM %I WHERE v < 0', NULL),
+	(43, 'SELECT sum(fails(1)), count(*) FROM %I WHERE k = 1 AND v < 0', NULL),
+	(44, 'SELECT count(*) FILTER (WHERE v > fails(1)), count(*) FROM %I WHERE v < 0', NULL),
+	(45, 'SELECT v FROM %I WHERE v < 0 GROUP BY k, v HAVING count(*) > 0 OR fails(1) > 0', NULL),
+	(46, 'SELECT sum(CASE WHEN v > 0 THEN v ELSE fails(1) END) FROM %I', NULL),
+	(47, 'SELECT sum(v) FILTER (WHERE v > 0 OR v > fails(1)) FROM %I', NULL),
+	(48, 'SELECT (SELECT fails(1)) FROM %I WHERE k = 1 AND v < 0', NULL),
+	-- subqueries of several rows
+	(50, 'SELECT count(*) FROM %1$I WHERE v > 0 OR v = (SELECT x.v FROM %1$I x)', NULL),
+	(51, 'SELECT count(*) FROM %1$I WHERE v < 0 OR v = (SELECT x.v FROM %1$I x)', NULL),
+	(52, 'SELECT v > 0 OR v = (SELECT x.v FROM %1$I x) FROM %1$I', NULL),
+	(53, 'SELECT count(*) FROM %1$I WHERE v < 0 OR v = (SELECT max(x.v) FROM %1$I x)', NULL),
+	-- writes
+	(60, 'UPDATE %I SET w = CASE WHEN v < 0 THEN fails(1) ELSE 7 END WHERE k = 1', NULL),
+	(61, 'UPDATE %I SET w = coalesce(v, fails(1))', NULL),
+	(62, 'UPDATE %I SET w = CASE WHEN $1 = 0 THEN v ELSE 10 / $1 END WHERE k = 1', '0'),
+	(63, 'DELETE FROM %I WHERE k = 1 AND CASE WHEN v > 0 THEN v < 5 ELSE fails(1) > 0 END', NULL),
+	(64, 'DELETE FROM %I WHERE k = 1 AND v < 0 RETURNING fails(1)', NULL),
+	(65, 'INSERT INTO %I VALUES (1, 100, CASE WHEN $1 = 0 THEN 0 ELSE fails($1) END)', '0'),
+	(66, 'INSERT INTO %I VALUES (1, $1 + 200, CASE WHEN $1 = 0 AND 1 / $1 = 1 THEN 0 END), (2, 100, coalesce($1, fails($1)))', '1'),
+	(67, 'INSERT INTO %1$I SELECT k, v + 100, CASE WHEN v > 0 THEN v ELSE fails(1) END FROM %1$I', NULL),
+	(68, 'INSERT INTO %I VALUES (1, 1, 1) ON CONFLICT (k, v) DO UPDATE SET w = CASE WHEN $1 = 0 THEN 3 ELSE EXCLUDED.w / $1 END', '0'),
+	(69, 'INSERT INTO %I AS l VALUES (1, 1, 1) ON CONFLICT (k, v) DO UPDATE SET w = CASE WHEN $1 = 0 THEN l.v ELSE 10 / $1 END', '0'),
+	(70, 'MERGE INTO %I l USING (VALUES (1, 1), (2, 2)) n (k, v) ON l.k = n.k AND l.v = n.v WHEN MATCHED AND $1 = 0 OR l.v > 10 / $1 THEN UPDATE SET w = 9', '0')
+) s (n, statement, arguments) ORDER BY n;
+-- what cannot fail goes to the nodes as before
+EXPLAIN (COSTS OFF, VERBOSE) SELECT CASE WHEN v > 0 THEN now() - interval '1 day' END, coalesce(w::text, current_user)
+FROM lazy WHERE k = 1 AND (v > 3 OR w > 0 AND date_trunc('day', now()) > '2020-01-01');
+EXPLAIN (COSTS OFF, VERBOSE) SELECT v FROM lazy WHERE k = 1 AND (w = 3 OR w = fails(1));
+
 -- what each node did, in all formats
 CREATE FUNCTION explain_nodes(statement text) RETURNS SETOF text LANGUAGE plpgsql AS $$ DECLARE line text; BEGIN
 	FOR line IN EXECUTE 'EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, SUMMARY OFF) ' || statement LOOP
@@ -219,6 +319,23 @@ DELETE FROM early WHERE id = 1 RETURNING id;
 DELETE FROM earlier e USING users u WHERE u.id = e.id AND u.name LIKE 'of %';
 MERGE INTO users u USING early e ON u.id = e.id WHEN MATCHED AND u.id > 5 THEN UPDATE SET name = 'merged';
 SELECT * FROM users ORDER BY id;
+
+-- an UPDATE of generated columns only is no list of columns that a node could be given
+CREATE TABLE made (k int PRIMARY KEY, v int, g int GENERATED ALWAYS AS (v * 2) STORED);
+SELECT dbscale.distribute_table('made', 'k', shard_count => 4);
+INSERT INTO made VALUES (1, 1), (2, 2), (3, 3);
+UPDATE made SET g = DEFAULT WHERE k = 2 RETURNING g;
+UPDATE made SET g = DEFAULT;
+INSERT INTO made VALUES (1, 5), (2, 5) ON CONFLICT (k) DO UPDATE SET g = DEFAULT;
+
+-- columns of the system: a row has no version here, and shards number their places alike
+SELECT xmin FROM made WHERE k = 1;
+UPDATE made SET v = 0 WHERE k = 1 AND xmin = '0';
+DELETE FROM made WHERE ctid IN (SELECT ctid FROM made LIMIT 1);
+SELECT id FROM early WHERE EXISTS (SELECT FROM made m WHERE EXISTS (SELECT FROM pg_class c WHERE c.ctid = m.ctid));
+WITH one AS (DELETE FROM made WHERE (tableoid, ctid) = (SELECT tableoid, ctid FROM made ORDER BY k LIMIT 1 FOR UPDATE)
+	RETURNING *, ctid IS NULL AS lost) SELECT * FROM one;
+SELECT k, ctid IS NULL AS lost FROM made ORDER BY k;
 
 SET client_min_messages = warning;
 DROP SCHEMA audit CASCADE;

@@ -113,6 +113,44 @@ SELECT * FROM dbscale.check();
 CALL settle('posts_hot');
 SELECT count(*), bool_and(like_count = hot) FROM posts;
 
+-- shards are split and merged with them, pending deltas and all; nothing is left of shards that are no more
+CREATE VIEW beside AS
+    SELECT o::int AS shard, count(*) FROM dbscale.run_on_nodes($$
+        SELECT string_agg(n, ' ') FROM (
+            SELECT substring(relname FROM '^posts_hot_deltas_(\d+)$') FROM pg_class WHERE relnamespace = 'dbscale_shards'::regnamespace AND relkind = 'r'
+            UNION ALL SELECT substring(proname FROM '^(?:posts_hot_fold|posts|likes)_(\d+)') FROM pg_proc WHERE pronamespace = 'dbscale_shards'::regnamespace) o(n)$$) r,
+        regexp_split_to_table(r.result, ' ') o GROUP BY 1;
+TABLE beside ORDER BY 1;
+CALL like_all(107);
+SELECT dbscale.split_shard('posts', 0, 3);
+CALL like_all(108);
+SELECT * FROM wrong;
+TABLE beside ORDER BY 1;
+SELECT dbscale.isolate_key('posts', 5) > 0 AS isolated;
+DELETE FROM likes WHERE liker = 107;
+UPDATE likes SET post_id = 5 WHERE post_id = 9 AND liker = 9;
+INSERT INTO posts (id) VALUES (50);
+INSERT INTO likes VALUES (50, 1, 1, true);
+SELECT * FROM wrong;
+SELECT dbscale.merge_shards('posts', 4, 0);
+SELECT dbscale.split_shard('posts', 3);
+CALL like_all(109);
+DELETE FROM likes WHERE post_id = 50;
+DELETE FROM posts WHERE id = 50;
+SELECT * FROM wrong;
+SELECT * FROM dbscale.check();
+-- DDL finds its way to the new shards
+ALTER TABLE posts RENAME COLUMN strong TO mighty;
+CALL like_all(110);
+ALTER TABLE posts RENAME COLUMN mighty TO strong;
+CALL like_all(111);
+SELECT * FROM wrong;
+DELETE FROM likes WHERE liker > 107;
+CALL settle('posts_hot');
+SELECT count(*), bool_and(like_count = hot) FROM posts;
+SELECT s.shard, b.count FROM dbscale.shards s FULL JOIN beside b ON b.shard = s.shard WHERE s.relation = 'posts'::regclass OR s.relation IS NULL ORDER BY 1;
+DROP VIEW beside;
+
 -- repaired
 SELECT count(*) FROM dbscale.run_on_shards('likes', 'ALTER TABLE %s DISABLE TRIGGER USER');
 DELETE FROM likes WHERE post_id IN (1, 2);

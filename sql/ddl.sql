@@ -181,6 +181,7 @@ SELECT DISTINCT relowner::regrole FROM pg_class WHERE relname ~ '^posts_\d$' AND
 SET ROLE dbscale_ddl_role;
 ALTER TABLE posts ADD COLUMN yes int DEFAULT 1;
 SELECT sum(yes) > 90 FROM posts;
+CREATE INDEX of_owner ON posts (yes);
 ALTER TABLE posts DROP COLUMN yes;
 RESET ROLE;
 

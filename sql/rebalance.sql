@@ -255,9 +255,10 @@ CREATE FUNCTION optimum(capacity float8[], node int[], weight bigint[], bytes bi
         FROM assignment, generate_series(1, cardinality(capacity)) n WHERE shards < cardinality(node)),
     rated AS (SELECT round(100 * greatest(l1 / capacity[1]::numeric, l2 / capacity[2]::numeric, l3 / capacity[3]::numeric)
                            * (SELECT sum(c) FROM unnest(capacity) c)::numeric / (SELECT sum(w) FROM unnest(weight) w), 6) AS worst, cost
-              FROM assignment WHERE shards = cardinality(node))
+              FROM assignment WHERE shards = cardinality(node)),
+    balance AS MATERIALIZED (SELECT min(r.worst) AS best FROM rated r)
     SELECT greatest(best, 100 + threshold), min(cost) FILTER (WHERE worst <= greatest(best, 100 + threshold))
-    FROM rated, LATERAL (SELECT min(r.worst) AS best FROM rated r) b GROUP BY best
+    FROM rated, balance GROUP BY best
 $$;
 
 CREATE TABLE instance AS

@@ -145,6 +145,63 @@ SET search_path = router, pg_catalog;
 SELECT count(*) FROM users WHERE id = 7::bigint;
 SET search_path = router;
 
+-- statements that repeat are printed once: again and again, with other constants, and when their tables have changed
+CREATE TYPE mood AS ENUM ('sad', 'glad');
+SELECT count(*) FROM dbscale.run_on_nodes('CREATE SCHEMA router');
+SELECT count(*) FROM dbscale.run_on_nodes($$CREATE TYPE router.mood AS ENUM ('sad', 'glad')$$);
+CREATE TABLE repeated (k int PRIMARY KEY, a int, b text, m mood, d date);
+CREATE TABLE repeated_plain (LIKE repeated INCLUDING ALL);
+SELECT dbscale.distribute_table('repeated', 'k', shard_count => 4);
+CREATE FUNCTION repeats(statement text) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE t text; k int; x text; answers text[]; error text;
+BEGIN
+	FOREACH t IN ARRAY '{repeated_plain,repeated}'::text[] LOOP
+		answers := answers || ''::text;
+		FOR k IN 1..5 LOOP
+			BEGIN
+				FOR x IN EXECUTE 'WITH s AS (' || format(statement, t, k) || ') SELECT s::text FROM s' LOOP
+					answers[cardinality(answers)] := answers[cardinality(answers)] || ' ' || x;
+				END LOOP;
+			EXCEPTION WHEN OTHERS THEN answers[cardinality(answers)] := answers[cardinality(answers)] || ' ' || SQLSTATE;
+			END;
+		END LOOP;
+	END LOOP;
+	RETURN CASE WHEN answers[1] = answers[2] THEN answers[1] ELSE format('%s, not %s', answers[2], answers[1]) END;
+END $$;
+CREATE TABLE statements AS SELECT * FROM (VALUES
+	(1, 'INSERT INTO %s VALUES (%s, 3, ''x'', ''sad'', ''2024-01-01'') RETURNING *'),
+	(2, 'UPDATE %s SET b = repeat(''x'', %s) WHERE k = %2$s RETURNING *'),
+	(3, 'UPDATE %s SET a = %s, m = ''glad'' WHERE k = %2$s RETURNING a, m'),
+	(4, 'UPDATE %s SET a = a + 1 WHERE k = %s AND m = ''glad'' RETURNING a::text || b AS b'),
+	(5, 'SELECT * FROM %s WHERE k = %s AND b = ''xxx'''),
+	(6, 'SELECT a::numeric(5,2), a::numeric(6,1), b::varchar(2), d::timestamp, d + 1 FROM %s WHERE k = %s'),
+	(7, 'SELECT a::numeric(6,1), a::numeric(5,2), b::char(2), d::timestamp(0), d - 1 FROM %s WHERE k = %s'),
+	(8, 'SELECT (SELECT max(b) FROM %s y WHERE y.k = x.k) FROM %1$s x WHERE x.k = %s::bigint'),
+	(9, 'SELECT b COLLATE "C" < ''xy'' AS x, b > ''xy'' COLLATE "POSIX" AS y FROM %s WHERE k = %s'),
+	(10, 'SELECT 1 FROM %s WHERE k = %s AND a = NULL'),
+	(11, 'SELECT m::text FROM %s WHERE k = %s AND m IN (''sad'', ''glad'')'),
+	(12, 'DELETE FROM %s WHERE k = %s RETURNING k')
+) v (n, s);
+SELECT repeats(s) FROM statements ORDER BY n;
+ALTER TABLE repeated RENAME b TO c;
+ALTER TABLE repeated RENAME a TO b;
+ALTER TABLE repeated RENAME c TO a;
+ALTER TABLE repeated_plain RENAME b TO c;
+ALTER TABLE repeated_plain RENAME a TO b;
+ALTER TABLE repeated_plain RENAME c TO a;
+SELECT repeats('INSERT INTO %s VALUES (%s, 3, ''x'', ''sad'', ''2024-01-01'') RETURNING a, b');
+SELECT repeats('SELECT a, b FROM %s WHERE k = %s');
+ALTER TABLE repeated DROP COLUMN b, ADD COLUMN b int DEFAULT 9;
+ALTER TABLE repeated_plain DROP COLUMN b, ADD COLUMN b int DEFAULT 9;
+SELECT repeats('SELECT a, b FROM %s WHERE k = %s');
+ALTER TABLE repeated RENAME TO renamed;
+SELECT b FROM renamed WHERE k = 3;
+SELECT b FROM renamed WHERE k = 4;
+SELECT b FROM renamed WHERE k = 5;
+ALTER TABLE renamed RENAME TO repeated;
+SELECT repeats('UPDATE %s SET b = b + 1 WHERE k = %s RETURNING a, b');
+SELECT repeats('SELECT a, b FROM %s WHERE k = %s');
+
 -- rows without columns
 SELECT FROM users WHERE id = 7;
 DO $$ BEGIN PERFORM FROM users WHERE id = 7; ASSERT FOUND; END $$;

@@ -46,6 +46,7 @@ _PG_init(void)
 	dbscale_ddl_before_hook = dbscale_counter_suspend;
 	dbscale_ddl_after_hook = dbscale_counter_resume;
 	dbscale_ddl_shard_sql_hook = dbscale_counter_shard_sql;
+	dbscale_ddl_key_tables_hook = dbscale_counter_key_tables;
 	dbscale_rebalance_init();
 	dbscale_worker_init();
 }

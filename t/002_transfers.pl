@@ -32,11 +32,17 @@ my ($a, $b) = map { $db->key_on('accounts', $_) } 'n1', 'n2';
 sub crossing
 {
 	my ($first, $second) = @_;
-	return "BEGIN; UPDATE accounts SET balance = balance - 1 WHERE id = $first;\nSELECT pg_sleep(1);\n"
-	  . "UPDATE accounts SET balance = balance + 1 WHERE id = $second; COMMIT;\n\\echo committed\n";
+	return [ "BEGIN; UPDATE accounts SET balance = balance - 1 WHERE id = $first",
+		"UPDATE accounts SET balance = balance + 1 WHERE id = $second; COMMIT;\n\\echo committed\n" ];
 }
-my @sessions = map { $db->start($_, stop_on_error => 1) } crossing($a, $b), crossing($b, $a);
-my @results = map { [ $db->finish($_) ] } @sessions;
+# The results of two sessions that each begin before the other goes on.
+sub both
+{
+	my @sessions = map { $db->start_held(@$_, stop_on_error => 1) } @_;
+	$db->go_on($_) foreach @sessions;
+	return map { [ $db->finish($_) ] } @sessions;
+}
+my @results = both(crossing($a, $b), crossing($b, $a));
 my @failed = grep { $_->[0] != 0 } @results;
 is(scalar @failed, 1, 'one of two deadlocked transactions fails');
 like($failed[0][2], qr/ERROR:  40P01: deadlock detected between nodes/, 'with deadlock_detected') if @failed;
@@ -46,15 +52,13 @@ is(total(), $total, 'the sum is the same');
 
 # 2. One of the two waits on the coordinator.
 $db->sql('CREATE TABLE local (id int PRIMARY KEY, n int); INSERT INTO local VALUES (1, 0)');
-@sessions = map { $db->start($_, stop_on_error => 1) }
-  "BEGIN; UPDATE local SET n = n + 1;\nSELECT pg_sleep(1);\nUPDATE accounts SET balance = balance WHERE id = $a; COMMIT;\n",
-  "BEGIN; UPDATE accounts SET balance = balance WHERE id = $a;\nSELECT pg_sleep(1);\nUPDATE local SET n = n + 1; COMMIT;\n";
-@results = map { [ $db->finish($_) ] } @sessions;
+my ($local, $remote) = ('UPDATE local SET n = n + 1', "UPDATE accounts SET balance = balance WHERE id = $a");
+@results = both([ "BEGIN; $local", "$remote; COMMIT" ], [ "BEGIN; $remote", "$local; COMMIT" ]);
 is(scalar(grep { $_->[0] != 0 && $_->[2] =~ /40P01/ } @results), 1, 'a deadlock over the coordinator and a node is broken');
 is(scalar(grep { $_->[0] == 0 } @results), 1, 'and the other transaction commits');
 
 # 3. A long wait that is no deadlock is left alone.
-@sessions = map { $db->start($_, stop_on_error => 1) }
+my @sessions = map { $db->start($_, stop_on_error => 1) }
   ("BEGIN; UPDATE accounts SET balance = balance WHERE id = $a;\nSELECT pg_sleep(2); COMMIT;\n") x 2;
 is(scalar(grep { ($db->finish($_))[0] != 0 } @sessions), 0, 'waiting alone is not punished');
 

@@ -11,7 +11,7 @@ use PostgreSQL::Test::Utils;
 use IPC::Run;
 use Test::More;
 
-my $db = DBScale->new(nodes => 2, node_settings => "log_statement = all\nlog_min_duration_statement = -1\n");
+my $db = DBScale->new(new_sessions => 1, nodes => 2, node_settings => "log_statement = all\nlog_min_duration_statement = -1\n");
 $db->sql(q(
 CREATE TABLE users (id int PRIMARY KEY, region text, age int);
 CREATE TABLE posts (user_id int, id int, likes int, PRIMARY KEY (user_id, id));
@@ -92,13 +92,14 @@ is(words($b), 'BEGIN, UPDATE, PREPARE TRANSACTION, COMMIT PREPARED', 'on both');
 is(words($a), 'BEGIN, SELECT, COMMIT', 'reads of two nodes in a block are not');
 
 # while one session of the coordinator has used all shards of two tables
-my $session = $db->start('SELECT count(*) FROM users; SELECT count(*) FROM posts; SELECT pg_sleep(3)');
+my $session = $db->start_held('SELECT count(*) FROM users; SELECT count(*) FROM posts', '');
 my $connections = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'dbscale%' AND query LIKE '%count(%' AND pid <> pg_backend_pid()";
 foreach my $node ($db->nodes)
 {
 	$node->poll_query_until('postgres', "SELECT exists(SELECT FROM pg_stat_activity WHERE application_name LIKE 'dbscale%' AND query LIKE '%posts%count(%' OR query LIKE '%count(%posts%')") or die 'no session on the node';
 	is($node->safe_psql('postgres', $connections), '1', 'one connection to ' . $node->name . ', however many shards');
 }
+$db->go_on($session);
 $db->finish($session);
 
 done_testing();

@@ -132,9 +132,7 @@ sub transfer_to
 }
 
 # From here on transactions in doubt are not resolved unless asked for.
-$db->coordinator->append_conf('postgresql.conf', 'dbscale.recovery_interval = 1h');
-$db->coordinator->reload;
-sleep 1;
+$db->set_for_worker('dbscale.recovery_interval', '1h');
 
 # 2. Node 1 has been told of a commit, node 2 not yet: readers wait, and can be stopped.
 {

@@ -10,7 +10,7 @@ use DBScale;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-my $db = DBScale->new(nodes => 1, settings => "dbscale.max_counted_shards = 8\n");
+my $db = DBScale->new(nodes => 1, new_sessions => 1, settings => "dbscale.max_counted_shards = 8\n");
 my $coordinator = $db->coordinator;
 
 sub load { return $db->sql("SELECT count(reads), sum(reads), sum(writes) FROM dbscale.shards WHERE relation = '$_[0]'::regclass"); }

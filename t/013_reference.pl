@@ -110,9 +110,7 @@ is(($db->finish($changer))[0], 0, 'REPEATABLE READ waits before its snapshot on 
 rows_are('countries', '(1,a) (2,e) (3,g)', 'and finds the row');
 
 # A node that died before it was told: the change waits until it has been told.
-$db->coordinator->append_conf('postgresql.conf', "dbscale.recovery_interval = 1h\n");
-$db->coordinator->reload;
-$db->wait_until('the setting is there', sub { $db->sql('SHOW dbscale.recovery_interval') eq '1h' });
+$db->set_for_worker('dbscale.recovery_interval', '1h');
 # a session that has changed copies before, when nothing was in doubt
 $db->sql('CREATE TABLE begins (x int)');
 my $known = $db->start("SET application_name = 'known'; UPDATE countries SET name = 'h' WHERE code = 1; "
@@ -138,8 +136,6 @@ is(($db->finish($changer))[0], 0, 'and is done');
 is(($db->finish($known))[0], 0, 'and so is that of a session that knew of no doubt');
 $db->sql("UPDATE countries SET name = 'l' WHERE code = 4 AND name IN ('ijk', 'ikj')");
 rows_are('countries', '(1,h) (2,e) (3,g) (4,l)', 'on all nodes');
-$db->coordinator->append_conf('postgresql.conf', "dbscale.recovery_interval = 200ms\n");
-$db->coordinator->reload;
-
+$db->set_for_worker('dbscale.recovery_interval', '200ms');
 is($db->wait_for_recovery, 1, 'nothing is left prepared');
 done_testing();

@@ -1,5 +1,6 @@
-# Shards move with their counters: whatever is written meanwhile and whoever is killed on
-# the way, every counter is what the rows say, and nothing is left on the nodes.
+# Shards move, and are split and merged, with their counters: whatever is written meanwhile
+# and whoever is killed on the way, every counter is what the rows say, and nothing is left
+# on the nodes.
 #
 # DBSCALE_SEED repeats a run (it is printed), DBSCALE_SECONDS makes the load longer.
 use strict;
@@ -10,20 +11,14 @@ use lib $FindBin::RealBin;
 use DBScale;
 use PostgreSQL::Test::Utils;
 use Test::More;
-use Time::HiRes qw(time usleep);
+use Time::HiRes qw(time);
 
-my $seed = $ENV{DBSCALE_SEED} // 20261127;
-my $seconds = $ENV{DBSCALE_SECONDS} // 5;
-srand($seed);
-note "seed $seed";
+my $seconds = $ENV{DBSCALE_SECONDS} // 3;
+seeded(20261127);
 
-my @nodes = qw(n1 n2 n3);
-my $db = DBScale->new(nodes => 3, settings => "dbscale.debug_point = ''\ndbscale.counter_fold_interval = 10ms\n"
+my $db = DBScale->new(nodes => 3, settings => "dbscale.debug_point = ''\ndbscale.assign_key_online_rows = 0\ndbscale.counter_fold_interval = 10ms\n"
 	  . "dbscale.deadlock_interval = 200ms\ndeadlock_timeout = 50ms\n",
 	node_settings => "wal_level = logical\nmax_wal_senders = 10\nmax_replication_slots = 10\ndeadlock_timeout = 50ms\n");
-
-sub any { return $_[ int rand @_ ]; }
-sub number { return 1 + int rand $_[0]; }
 
 # Two groups: in one the target may come after its source rows, in the other a foreign key forbids it.
 foreach my $p (qw(free keyed))
@@ -45,7 +40,7 @@ SELECT dbscale.create_counter('${p}_posts', 'bs', '${p}_likes', '{id}', '{post}'
 }
 
 # Errors that such a load may meet without moves.
-my %expected = map { $_ => 1 } qw(40P01 23505 23503 25P02 3B001);
+my @expected = qw(40P01 23505 23503 25P02 3B001);
 
 sub statement
 {
@@ -81,17 +76,14 @@ sub finish
 {
 	my ($session, $what) = @_;
 	my (undef, undef, $err) = $db->finish($session);
-	my @bad = grep { /(?:ERROR|FATAL|PANIC):  (\w{5})/ && !$expected{$1} } split /\n/, $err;
-	is("@bad", '', "$what: no other errors");
+	is(DBScale::errors_but($err, @expected), '', "$what: no other errors");
 	return;
 }
 
 sub is_clean
 {
 	my ($what) = @_;
-	$db->wait_for_recovery;
-	$db->wait_until('everything is cleaned up', sub { $db->sql('SELECT count(*) FROM dbscale.cleanup') eq '0' }, 60);
-	is($db->sql('SELECT * FROM dbscale.check()'), '', "$what: catalog and nodes agree");
+	$db->is_consistent($what);
 	is($db->sql('SELECT c.counter, v.* FROM dbscale.counter c, LATERAL dbscale.verify_counter(c.counter) v LIMIT 5'), '', "$what: no counter is wrong");
 	is($db->sql(join ' UNION ALL ', map { qq(
 	    SELECT p.id FROM ${_}_posts p LEFT JOIN (SELECT post, count(*) AS n, sum(w) FILTER (WHERE w > 2) AS s, max(w) AS hi FROM ${_}_likes GROUP BY post) l
@@ -113,30 +105,25 @@ sub is_folded
 	return;
 }
 
-sub place { my ($p, $shard) = @_; return $db->sql("SELECT node FROM dbscale.shards WHERE relation = '${p}_posts'::regclass AND shard = $shard"); }
-sub elsewhere { my $at = place(@_); return (grep { $_ ne $at } @nodes)[ int rand 2 ]; }
-sub node_of { my ($name) = @_; return $db->node($name =~ /(\d)/); }
-sub key_of { my ($p, $shard) = @_; return $db->sql("SELECT min(i) FROM generate_series(1, 12) i WHERE dbscale.shard_for('${p}_posts', i) = $shard"); }
-sub move { my ($p, $shard, $to) = @_; return "SELECT dbscale.move_shard('${p}_posts', $shard, '" . ($to // elsewhere($p, $shard)) . "')"; }
+sub place { my ($p, $shard) = @_; return $db->place("${p}_posts", $shard); }
+sub elsewhere { my ($p, $shard) = @_; return $db->elsewhere("${p}_posts", $shard); }
+sub key_of { my ($p, $shard) = @_; return $db->key_in("${p}_posts", $shard); }
+sub move { my ($p, $shard, $to) = @_; return $db->move_sql("${p}_posts", $shard, $to); }
 
-sub set
+# Shards are split and merged; those beyond the first three come and go.
+sub shards { my ($p) = @_; return $db->sql("SELECT string_agg(shard || ':' || hash_from, ' ' ORDER BY hash_from) FROM dbscale.shard JOIN dbscale.distributed_table USING (group_id) WHERE relation = '${p}_posts'::regclass"); }
+sub split_sql { my ($p, $shard) = @_; return rand() < 0.5 ? "SELECT dbscale.split_shard('${p}_posts', $shard, " . (1 + number(2)) . ')' : "SELECT dbscale.isolate_key('${p}_posts', " . key_of($p, $shard) . ')'; }
+sub merge_sql
 {
-	my ($name, $value) = @_;
-	$db->coordinator->adjust_conf('postgresql.conf', $name, "'$value'");
-	$db->coordinator->reload;
-	return;
+	my ($p) = @_;
+	return $db->sql("SELECT format('SELECT dbscale.merge_shards(''${p}_posts'', %s, %s)', a.shard, b.shard) FROM dbscale.shard a JOIN dbscale.shard b USING (group_id) JOIN dbscale.distributed_table USING (group_id)"
+		  . " WHERE relation = '${p}_posts'::regclass AND a.shard > 2 AND (a.hash_from = b.hash_to + 1 OR b.hash_from = a.hash_to + 1) ORDER BY a.node <> b.node, a.shard DESC, b.shard LIMIT 1");
 }
-sub set_point { return set('dbscale.debug_point', $_[0]); }
-sub while_waiting
+sub merge_all
 {
-	my ($point, $move, $code) = @_;
-	set_point("$point=wait");
-	my $mover = $db->start($move);
-	$db->wait_for_point($point);
-	set_point('');
-	$code->();
-	$db->release_point($point);
-	return $db->finish($mover);
+	my ($p) = @_;
+	while (my $sql = merge_sql($p)) { is(($db->try($sql))[2], '', 'shards are merged'); }
+	return;
 }
 
 is_clean('at the beginning');
@@ -145,7 +132,7 @@ is_clean('at the beginning');
 {
 	my $end = time() + $seconds;
 	my $moves = 0;
-	while (time() < $end || $moves < 8)
+	while (time() < $end || $moves < 6)
 	{
 		my @running = map { $db->start(script($_, 60)) } qw(free keyed free keyed);
 		foreach my $p (qw(free keyed))
@@ -160,31 +147,58 @@ is_clean('at the beginning');
 	is_folded('after moves under load');
 }
 
+# 1b. The same while they are split and merged.
+foreach my $round (1 .. 2)
+{
+	my @running = map { $db->start(script($_, 60)) } qw(free keyed free keyed);
+	foreach my $p (qw(free keyed))
+	{
+		is(($db->try(split_sql($p, int rand 3)))[2], '', 'a shard is split');
+		is(($db->try(move($p, 3, elsewhere($p, 3))))[2], '', 'a part moves') if $round == 2;
+		is(($db->try("SELECT dbscale.assign_key('${p}_posts', " . number(12) . ', ' . int(rand 3) . ')'))[2], '', 'a key is assigned');
+		merge_all($p);
+	}
+	finish($_, 'writers while shards are split and merged') foreach @running;
+	is_clean("after splits and merges under load, round $round");
+}
+is_folded('after splits and merges under load');
+
 # From here on there is always something pending.
-set('dbscale.counter_fold_interval', '0');
-usleep 300_000;
+$db->set_for_worker('dbscale.counter_fold_interval', '0');
 
 # 2. The worker of the move is killed, and with it the coordinator, at every recorded step.
 my $p = 'keyed';
-foreach my $point (qw(move_recorded move_caught_up move_source_locked move_folded move_finished move_before_switch move_switched))
+foreach my $point (qw(move_caught_up move_source_locked move_folded move_finished move_before_switch move_switched))
 {
 	$p = $p eq 'keyed' ? 'free' : 'keyed';
 	my $shard = int rand 3;
 	my $target = elsewhere($p, $shard);
 	finish($db->start(script($p, 15) . "INSERT INTO ${p}_posts (id) VALUES (" . key_of($p, $shard) . ") ON CONFLICT DO NOTHING;\n"
 		  . "INSERT INTO ${p}_likes VALUES (" . key_of($p, $shard) . ', ' . (1000000 + number(1000000)) . ", 5);\n"), $point);
-	set_point("$point=kill");
-	my ($rc) = $db->try(move($p, $shard, $target));
-	isnt($rc, 0, "$point: the caller's session is gone");
-	$db->coordinator->adjust_conf('postgresql.conf', 'dbscale.debug_point', "''");
-	$db->kill_all($db->coordinator);
-	$db->revive($db->coordinator);
+	$db->killed_at($point, move($p, $shard, $target));
 	my $writer = $db->start(script($p, 15));
-	$db->wait_until("$point: the job has ended",
-		sub { $db->sql("SELECT count(*) FROM dbscale.jobs WHERE state IN ('waiting', 'running')") eq '0' }, 90);
+	$db->wait_for_jobs("$point");
 	finish($writer, $point);
 	is(place($p, $shard), $target, "$point: the shard arrives in the end");
 	is_clean($point);
+}
+foreach my $case ([ move_caught_up => 'split' ], [ move_folded => 'merge' ], [ move_before_switch => 'split' ], [ move_before_switch => 'merge' ], [ move_switched => 'split' ])
+{
+	my ($point, $kind) = @$case;
+	my $what = "$point, $kind";
+	$p = $p eq 'keyed' ? 'free' : 'keyed';
+	$db->sql(split_sql($p, 1)) if $kind eq 'merge';
+	my $key = key_of($p, 1);
+	finish($db->start(script($p, 15) . "INSERT INTO ${p}_posts (id) VALUES ($key) ON CONFLICT DO NOTHING;\n"
+		  . "INSERT INTO ${p}_likes VALUES ($key, " . (1000000 + number(1000000)) . ", 5);\n"), $what);
+	my $before = shards($p);
+	$db->killed_at($point, $kind eq 'split' ? split_sql($p, 1) : merge_sql($p));
+	my $writer = $db->start(script($p, 15));
+	$db->wait_for_jobs($what);
+	finish($writer, $what);
+	isnt(shards($p), $before, "$what: it is carried out in the end");
+	is_clean($what);
+	merge_all($p);
 }
 is_folded('after kills');
 
@@ -195,19 +209,8 @@ foreach my $case (map { my $point = $_; map { [ $point, $_ ] } qw(source target)
 	my $shard = int rand 3;
 	my $source = place('free', $shard);
 	my $target = elsewhere('free', $shard);
-	my $victim = node_of($who eq 'source' ? $source : $target);
 	$db->sql("INSERT INTO free_likes SELECT i, " . (2000000 + number(1000000)) . ', 3 FROM generate_series(1, 12) i');
-	set_point("$point=wait");
-	my $mover = $db->start(move('free', $shard, $target));
-	$db->wait_for_point($point);
-	set_point('');
-	$db->kill_all($victim);
-	$db->release_point($point);
-	usleep 300_000;
-	$db->revive($victim);
-	(undef) = $db->finish($mover);
-	$db->wait_until("$point: the job has ended",
-		sub { $db->sql("SELECT count(*) FROM dbscale.jobs WHERE state IN ('waiting', 'running')") eq '0' }, 90);
+	$db->dies_at($point, move('free', $shard, $target), $db->node_of($who eq 'source' ? $source : $target));
 	finish($db->start(script('free', 15)), "$point, $who dies");
 	is_clean("$point, $who dies");
 }
@@ -217,10 +220,7 @@ foreach my $point (qw(move_folded move_finished))
 {
 	my $source = place('keyed', 0);
 	$db->sql("INSERT INTO keyed_likes SELECT id, " . (3000000 + number(1000000)) . ', 3 FROM keyed_posts');
-	(undef, undef, my $err) = while_waiting($point, move('keyed', 0), sub {
-		my $job = $db->sql("SELECT job FROM dbscale.jobs WHERE kind = 'move' AND state = 'running'");
-		is($db->sql("SELECT dbscale.cancel_job($job)"), 't', "$point: the job is cancelled"); });
-	like($err, qr/57014/, "$point: the caller is told");
+	$db->cancelled_at($point, move('keyed', 0));
 	is(place('keyed', 0), $source, "$point: the shard is where it was");
 	finish($db->start(script('keyed', 15)), "cancelled at $point");
 	is_clean("cancelled at $point");
@@ -235,9 +235,8 @@ is_folded('after nodes died and moves were cancelled');
 	my $locker;
 	my @writers;
 	$db->sql("INSERT INTO keyed_posts (id) VALUES ($key) ON CONFLICT DO NOTHING");
-	my (undef, undef, $err) = while_waiting('move_verified', move('keyed', 1, $target), sub {
-		$locker = $db->start("BEGIN; SELECT FROM dbscale.shard WHERE shard = 1 FOR UPDATE;\nSELECT pg_sleep(2.5);\nCOMMIT;\n");
-		$db->wait_until('the row is locked', sub { $db->sql("SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(2.5)%' AND pid <> pg_backend_pid()") });
+	my (undef, undef, $err) = $db->held_at('move_verified', move('keyed', 1, $target), sub {
+		$locker = $db->start_held('BEGIN; SELECT FROM dbscale.shard WHERE shard = 1 FOR UPDATE', "SELECT pg_sleep(2.5);\nCOMMIT");
 		$db->release_point('move_verified');
 		$db->wait_until('the move waits', sub { $db->sql("SELECT count(*) FROM dbscale.jobs WHERE step LIKE '%waiting for transactions that write%'") });
 		push @writers, $db->start(join '', map { "INSERT INTO keyed_likes VALUES ($key, " . (4000000 + $_) . ", $_);\nSELECT pg_sleep(0.01);\n" } 1 .. 50);
@@ -256,7 +255,7 @@ is_folded('after nodes died and moves were cancelled');
 	$db->sql("INSERT INTO free_posts (id) VALUES ($key) ON CONFLICT DO NOTHING");
 	my $late = sub {
 		my ($what, $sql) = @_;
-		my $node = node_of(place('free', 0));
+		my $node = $db->node_of(place('free', 0));
 		$node->safe_psql('postgres', "BEGIN; $sql; PREPARE TRANSACTION 'late'");
 		my $later = $db->start("SELECT pg_sleep(1.5);\nCOMMIT PREPARED 'late';\n", server => $node);
 		is(($db->try(move('free', 0)))[2], '', "$what is waited for");
@@ -268,8 +267,8 @@ is_folded('after nodes died and moves were cancelled');
 	$late->('a prepared fold', 'SELECT dbscale_shards.free_posts_b_fold_0()');
 
 	$db->sql("INSERT INTO free_likes VALUES ($key, 5000002, 9)");
-	my $node = node_of(place('free', 0));
-	my (undef, undef, $err) = while_waiting('move_folded', move('free', 0), sub {
+	my $node = $db->node_of(place('free', 0));
+	my (undef, undef, $err) = $db->held_at('move_folded', move('free', 0), sub {
 		$node->safe_psql('postgres', "INSERT INTO dbscale_shards.free_likes_0 VALUES ($key, 5000003, 9)");
 		$db->release_point('move_folded');
 		$db->wait_for_point('move_folded'); });
@@ -282,7 +281,7 @@ is_folded('after nodes died and moves were cancelled');
 # 7. Counters that come and go while a shard moves: it begins again.
 {
 	$db->sql('ALTER TABLE free_posts ADD COLUMN late int, ADD COLUMN later int');
-	my (undef, undef, $err) = while_waiting('move_caught_up', move('free', 2), sub {
+	my (undef, undef, $err) = $db->held_at('move_caught_up', move('free', 2), sub {
 		$db->sql("SELECT dbscale.create_counter('free_posts', 'late', 'free_likes', '{id}', '{post}', mode => 'buffered')");
 		$db->sql("SELECT dbscale.drop_counter('free_posts_bs')");
 		$db->sql('INSERT INTO free_likes SELECT id, 6000000, 3 FROM free_posts'); });
@@ -292,12 +291,11 @@ is_folded('after nodes died and moves were cancelled');
 	is_clean('after counters were made and dropped');
 
 	# what is dropped while the old tables wait for a reader goes all the same
-	my $reader = $db->start("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM dbscale.node;\nSELECT pg_sleep(2);\n"
-		  . "SELECT * FROM dbscale.verify_counter('free_posts_b');\n");
-	$db->wait_until('the reader is there', sub { $db->sql("SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(2)%' AND pid <> pg_backend_pid()") });
+	my $reader = $db->start_held('BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM dbscale.node', "SELECT * FROM dbscale.verify_counter('free_posts_b')");
 	$db->sql(move('free', 2));
 	isnt($db->sql("SELECT count(*) FROM dbscale.cleanup WHERE kind = 'function'"), '0', 'the old objects are kept');
 	$db->sql("SELECT dbscale.drop_counter('free_posts_late')");
+	$db->go_on($reader);
 	like(($db->finish($reader))[2], qr/40001/, 'an older snapshot is not led to the new place');
 	is_clean('after a counter was dropped with objects to clean up');
 }
@@ -308,41 +306,31 @@ is_folded('after nodes died and moves were cancelled');
 	my @running = map { $db->start(script($_, 30)) } qw(free keyed);
 	foreach my $g (qw(free keyed))
 	{
-		is(($db->try("SELECT dbscale.move_shard('${g}_posts', $shard, '" . elsewhere($g, $shard) . "', 'blocking')"))[2] =~ s/^.*40P01.*\n(?:(?:DETAIL|HINT|CONTEXT|LOCATION).*\n)*//gmr,
-			'', 'a blocking move');
+		my (undef, undef, $err) = $db->try("SELECT dbscale.move_shard('${g}_posts', $shard, '" . elsewhere($g, $shard) . "', 'blocking')");
+		is(DBScale::errors_but($err, '40P01'), '', 'a blocking move');
 	}
 	finish($_, 'writers and blocking moves') foreach @running;
 	is_clean('after blocking moves');
 
 	@running = map { $db->start(script($_, 60)) } qw(free keyed);
-	my $job = $db->sql("SELECT dbscale.drain_node('n2')");
-	is($db->sql("SELECT dbscale.wait_job($job, '60s')"), 'done', 'a node is drained');
-	finish($_, 'writers and a drain') foreach @running;
-	is($db->sql("SELECT count(*) FROM dbscale.shards WHERE node = 'n2'"), '0', 'and holds no shard');
-	is_clean('after drain_node');
-	is($db->node(2)->safe_psql('postgres', "SELECT count(*) FROM pg_proc WHERE pronamespace = 'dbscale_shards'::regnamespace"), '0', 'nor a function');
-	$db->sql("SELECT dbscale.enable_node('n2')");
-	$job = $db->sql("SELECT dbscale.rebalance('shards')");
-	is($db->sql("SELECT dbscale.wait_job($job, '60s')"), 'done', 'and the balance is restored');
+	$db->drain_and_restore('n2', sub { finish($_, 'writers and a drain') foreach @running; }, \&is_clean);
 	finish($db->start(script($_, 10)), 'writers at the end') foreach qw(free keyed);
-	is_clean('after rebalance');
+	is_clean('at the end');
 	is_folded('at the end');
 }
 
 # 9. Much that is pending is folded before its time.
 {
-	set('dbscale.counter_fold_interval', '1h');
-	$db->coordinator->append_conf('postgresql.conf', 'dbscale.counter_fold_rows = 40');
-	$db->coordinator->reload;
+	$db->set('dbscale.counter_fold_interval', '1h');
+	$db->set_for_worker('dbscale.counter_fold_rows', '40');
 	my $key = key_of('free', 1);
 	$db->sql("INSERT INTO free_posts (id) VALUES ($key) ON CONFLICT DO NOTHING");
-	usleep 500_000;
 	my $before = $db->sql("SELECT coalesce(last_fold, 'epoch') FROM dbscale.counters WHERE counter = 'free_posts_b'");
 	$db->sql(join '', map { "INSERT INTO free_likes VALUES ($key, " . (7000000 + $_) . ", 1);\n" } 1 .. 60);
 	$db->wait_until('the worker has folded', sub { $db->sql("SELECT pending < 40 FROM dbscale.counters WHERE counter = 'free_posts_b'") eq 't' }, 30);
 	pass('so many rows are folded before the interval is over');
 	$db->sql(join '', map { "DELETE FROM free_likes WHERE post = $key AND liker = " . (7000000 + $_) . ";\n" } 1 .. 60);
-	set('dbscale.counter_fold_interval', '50ms');
+	$db->set('dbscale.counter_fold_interval', '50ms');
 	$db->wait_until('the view says that all nodes were folded', sub {
 		$db->sql("SELECT last_fold > '$before' FROM dbscale.counters WHERE counter = 'free_posts_b'") eq 't' }, 30);
 	is($db->sql("SELECT last_fold IS NULL FROM dbscale.counters WHERE counter = 'free_posts_n'"), 't', 'there is nothing to fold of others');

@@ -29,6 +29,7 @@ extern char *dbscale_debug_point_setting;
 
 /* Settings, in the order of their names; see settings.c for what each does. */
 extern bool dbscale_auto_rebalance;
+extern int	dbscale_assign_key_online_rows;
 extern int	dbscale_auto_rebalance_interval;	/* ms */
 extern char *dbscale_auto_rebalance_window;	/* see dbscale_parse_window */
 extern int	dbscale_commit_timeout;		/* ms */

@@ -5,6 +5,7 @@
 #include "base/base.h"
 #include "utils/guc.h"
 
+int			dbscale_assign_key_online_rows = 100000;
 int			dbscale_auto_rebalance_interval = 60000;
 int			dbscale_commit_timeout = 10000;
 int			dbscale_connect_timeout = 10;
@@ -48,6 +49,9 @@ typedef struct IntSetting
 } IntSetting;
 
 static const IntSetting int_settings[] = {
+	{"dbscale.assign_key_online_rows",
+		"How many rows of a key assign_key moves while the table is locked; with more it makes a job (-1: any number).",
+		&dbscale_assign_key_online_rows, 100000, -1, INT_MAX, PGC_USERSET, 0},
 	{"dbscale.auto_rebalance_interval",
 		"How often the maintenance worker looks for dbscale.auto_rebalance whether nodes are out of balance.",
 		&dbscale_auto_rebalance_interval, 60000, 100, 86400000, PGC_SIGHUP, GUC_UNIT_MS},

@@ -170,6 +170,14 @@ dbscale_catalog_shard(const TableGroup *group, int number)
 	return NULL;
 }
 
+Oid
+dbscale_catalog_foreign_table(const DistributedTable *table, int number)
+{
+	const Shard *shard = dbscale_catalog_shard(table->group, number);
+
+	return shard ? table->foreign_tables[shard - table->group->shards] : InvalidOid;
+}
+
 void
 dbscale_catalog_refresh(void)
 {

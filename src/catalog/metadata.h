@@ -51,8 +51,18 @@ typedef enum ShardMoment
 {
 	SHARD_MADE,					/* its tables and rows are there: what keeps its counters */
 	SHARD_LEAVING,				/* writers are shut out, rows not yet copied: fold what is pending */
+	SHARD_RECEIVING,			/* the same where a key's rows come to a shard that is there */
 	SHARD_LEFT					/* its tables have been dropped there: the rest */
 } ShardMoment;
+
+/* A table that has rows of a key, when the key goes from one shard to another. */
+typedef struct KeyTable
+{
+	char	   *from;			/* on the source's node, qualified and quoted */
+	char	   *to;				/* on the target's */
+	char	   *columns;
+	char	   *condition;		/* is it a row of key $1? */
+} KeyTable;
 
 typedef struct TableGroup
 {
@@ -87,7 +97,12 @@ typedef struct DistributedTable
 	Oid		   *foreign_tables; /* parallel to group->shards; InvalidOid if missing */
 } DistributedTable;
 
-/* The lookups.  All return NULL (or false) where there is nothing, and never throw for that. */
+/*
+ * The lookups.  All return NULL (or false) where there is nothing, and never throw for that.
+ * What they return is good until the transaction's end; but two lookups may be of two
+ * caches, so groups, nodes and shards of different lookups are compared by their ids, not
+ * by their addresses.
+ */
 extern const DistributedTable *dbscale_catalog_table(Oid relid);
 extern const TableGroup *dbscale_catalog_group(int group_id);
 extern const TableGroup *dbscale_catalog_group_by_opfamily(const char *opfamily);
@@ -96,6 +111,7 @@ extern const ShardNode *dbscale_catalog_node_by_server(Oid serverid);
 extern List *dbscale_catalog_nodes(void);	/* of const ShardNode *, by name */
 extern List *dbscale_catalog_tables(void);	/* of const DistributedTable * */
 extern const Shard *dbscale_catalog_shard(const TableGroup *group, int number);
+extern Oid	dbscale_catalog_foreign_table(const DistributedTable *table, int shard);	/* or InvalidOid */
 
 /* The distributed table whose shard this foreign table is, and which shard. */
 extern const DistributedTable *dbscale_catalog_owner_of(Oid foreign_table, int *shard);

@@ -186,6 +186,7 @@ read_row(char **row)
 	counter->buffered = strcmp(row[7], "buffered") == 0;
 	counter->fingerprint = row[8];
 	counter->suspended = row[9][0] == 't';
+	counter->apart = row[10][0] == 't';
 	counter->target_key = key_columns(counter->name, "target_key");
 	counter->source_key = key_columns(counter->name, "source_key");
 	return counter;
@@ -202,7 +203,7 @@ dbscale_counter_list_names(const char *condition)
 	ListCell   *lc;
 
 	foreach(lc, dbscale_counter_query_rows(
-				psprintf("SELECT counter, target::oid, target_column, source::oid, aggregate, value_column, filter, mode, fingerprint, suspended"
+				psprintf("SELECT counter, target::oid, target_column, source::oid, aggregate, value_column, filter, mode, fingerprint, suspended, apart"
 						 " FROM dbscale.counter WHERE %s ORDER BY target::oid, counter", condition ? condition : "true"), NULL))
 		list = lappend(list, read_row(lfirst(lc)));
 	return list;
@@ -261,11 +262,12 @@ void
 dbscale_counter_insert(const Counter *counter)
 {
 	dbscale_counter_execute(psprintf("INSERT INTO dbscale.counter (counter, target, target_column, source, target_key, source_key,"
-									 " aggregate, value_column, filter, mode) VALUES (%s, %u, %s, %u, %s, %s, %s, %s, %s, %s)",
+									 " aggregate, value_column, filter, mode, apart) VALUES (%s, %u, %s, %u, %s, %s, %s, %s, %s, %s, %s)",
 									 quote_literal_cstr(counter->name), counter->target, quote_literal_cstr(counter->column),
 									 counter->source, dbscale_counter_name_array(counter->target_key),
 									 dbscale_counter_name_array(counter->source_key),
 									 quote_literal_cstr(aggregate_names[counter->aggregate]),
 									 literal_or_null(counter->value), literal_or_null(counter->filter),
-									 counter->buffered ? "'buffered'" : "'sync'"));
+									 counter->buffered ? "'buffered'" : "'sync'",
+									 counter->apart ? "true" : "false"));
 }

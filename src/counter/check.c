@@ -13,6 +13,8 @@
  *	  not have them, and their owner may replace them.
  * 4. Tables that are read or written past their triggers: foreign tables, views,
  *	  partitions and tables with inheritance; a target under FORCE ROW LEVEL SECURITY.
+ * 5. Tables that are not colocated, in mode sync: the writer's node does not have the
+ *	  target (carry.c does it later).
  */
 #include "counter/internal.h"
 
@@ -79,13 +81,11 @@ check_table(const Counter *counter, Oid relid)
 	table_close(rel, NoLock);
 }
 
-/* By hand or by an ALTER TABLE ... OWNER TO later: the target's owner writes it, and may have to read the source. */
+/* By hand or by an ALTER TABLE ... OWNER TO later: the target's owner writes it, and may have to read a source of this database. */
 static void
 check_owners(const Counter *counter)
 {
-	const DistributedTable *table = dbscale_catalog_table(counter->target);
-
-	if ((table != NULL && !table->is_reference) ||
+	if (dbscale_counter_is_sharded(counter->source) ||
 		pg_class_aclcheck(counter->source, dbscale_counter_owner(counter->target), ACL_SELECT) == ACLCHECK_OK)
 		return;
 	refuse(counter, ERRCODE_INSUFFICIENT_PRIVILEGE,
@@ -222,13 +222,16 @@ has_scale(Form_pg_attribute column)
 	return column->atttypid == NUMERICOID && column->atttypmod >= 0;
 }
 
-/* Digits behind the point that a numeric column keeps. */
+int
+dbscale_counter_scale(int32 typmod)
+{
+	return (((typmod - VARHDRSZ) & 0x7ff) ^ 1024) - 1024;
+}
+
 static int
 scale_of(Form_pg_attribute column)
 {
-	int			typmod = column->atttypmod - VARHDRSZ;
-
-	return ((typmod & 0x7ff) ^ 1024) - 1024;
+	return dbscale_counter_scale(column->atttypmod);
 }
 
 static void
@@ -419,27 +422,85 @@ keys_correspond(const Counter *counter, const DistributedTable *target, const Di
 	return false;
 }
 
+/* Why the counter cannot be kept in the writer's transaction, on one node; NULL: it can. */
+static const char *
+why_apart(const Counter *counter, const DistributedTable *target, const DistributedTable *source)
+{
+	bool		target_here = target == NULL || target->is_reference;
+	bool		source_here = source == NULL || source->is_reference;
+
+	if (target_here && source_here)
+		return NULL;
+	if (target_here != source_here)
+		return "One of the tables is distributed, and the other is not.";
+	if (target->group->id != source->group->id)
+		return "The tables are not colocated.";
+	return keys_correspond(counter, target, source) ? NULL :
+		"The keys do not contain the shard keys of both tables, in the same place.";
+}
+
+bool
+dbscale_counter_is_apart(const Counter *counter)
+{
+	return why_apart(counter, dbscale_catalog_table(counter->target), dbscale_catalog_table(counter->source)) != NULL;
+}
+
+/* Types whose equal values have one text, or jsonb: such keys are compared far from their tables. */
+static bool
+can_travel(Oid type)
+{
+	static const Oid types[] = {
+		BOOLOID, INT2OID, INT4OID, INT8OID, NUMERICOID, TEXTOID, VARCHAROID, UUIDOID, BYTEAOID, DATEOID, TIMESTAMPOID, TIMESTAMPTZOID
+	};
+
+	for (int i = 0; i < lengthof(types); i++)
+		if (types[i] == type)
+			return true;
+	return false;
+}
+
+/* What carry.c needs. */
 static void
-check_placement(const Counter *counter)
+check_apart(const Counter *counter, const char *reason, const DistributedTable *target)
+{
+	static const char *const colocate = "Distribute both tables colocated, and name their shard keys in target_key and source_key.";
+	bool		routed = target == NULL || target->is_reference;
+	ListCell   *lc;
+
+	if (dbscale_counter_is_extreme(counter))
+		refuse(counter, ERRCODE_FEATURE_NOT_SUPPORTED,
+			   psprintf("%s Then a min or max cannot be kept: when the extreme is taken away, the next is found only among the source's rows.", reason),
+			   colocate);
+	if (!counter->buffered)
+		refuse(counter, ERRCODE_FEATURE_NOT_SUPPORTED,
+			   psprintf("%s Then it can be kept in mode buffered only.", reason),
+			   "Use mode => 'buffered', or distribute both tables colocated and name their shard keys in target_key and source_key.");
+	foreach(lc, counter->target_key)
+	{
+		Form_pg_attribute column = column_of(counter, counter->target, lfirst(lc));
+
+		if (!can_travel(column->atttypid))
+			refuse(counter, ERRCODE_FEATURE_NOT_SUPPORTED,
+				   psprintf("%s Then its key cannot be of type %s.", reason, format_type_be(column->atttypid)),
+				   "Use a key of numbers, texts, uuids, dates or timestamps.");
+		routed |= target && column->attnum == target->key_attno;
+	}
+	if (!routed)
+		refuse(counter, ERRCODE_FEATURE_NOT_SUPPORTED, psprintf("%s Then its target_key must contain the target's shard key.", reason), colocate);
+}
+
+static void
+check_placement(Counter *counter)
 {
 	const DistributedTable *target = dbscale_catalog_table(counter->target);
 	const DistributedTable *source = dbscale_catalog_table(counter->source);
-	bool		target_here = target == NULL || target->is_reference;
-	bool		source_here = source == NULL || source->is_reference;
-	const char *reason;
+	const char *reason = why_apart(counter, target, source);
 
-	if (target_here && source_here)
-		return;
-	if (!target_here && !source_here && target->group->id == source->group->id && keys_correspond(counter, target, source))
-		return;
-	if (target_here != source_here)
-		reason = "One of the tables is distributed, and the other is not.";
-	else if (target->group->id != source->group->id)
-		reason = "The tables are not colocated.";
-	else
-		reason = "The keys do not contain the shard keys of both tables, in the same place.";
-	refuse(counter, ERRCODE_FEATURE_NOT_SUPPORTED, reason,
-		   "Distribute both tables colocated, and name their shard keys in target_key and source_key.");
+	if (counter->name && (reason != NULL) != counter->apart)
+		refuse(counter, ERRCODE_FEATURE_NOT_SUPPORTED, reason ? reason : "Its tables were not colocated.", "");
+	counter->apart = reason != NULL;
+	if (reason)
+		check_apart(counter, reason, target);
 }
 
 void

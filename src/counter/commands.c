@@ -23,7 +23,6 @@
 #include "funcapi.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
-#include "routing/routing.h"
 #include "storage/lmgr.h"
 #include "utils/acl.h"
 #include "utils/array.h"
@@ -41,7 +40,7 @@ DBSCALE_FUNCTION(dbscale_fold_counter);
 DBSCALE_FUNCTION(dbscale_counter_value);
 DBSCALE_FUNCTION(dbscale_counter_pending);
 
-/* What "_deltas_4095" leaves of a name. */
+/* What "_orphans_4095" leaves of a name. */
 #define COUNTER_NAME_LENGTH 48
 
 static void
@@ -211,14 +210,20 @@ dbscale_counter_keep(Counter *counter)
 {
 	List	   *places = dbscale_counter_places(counter->target);
 
-	lock_on_nodes(counter, places);
+	if (counter->apart)
+		dbscale_counter_lock_apart(counter);
+	else
+		lock_on_nodes(counter, places);
 	dbscale_counter_find_out(counter);
 	dbscale_counter_install_buffers(counter->source, counter->target);
 	dbscale_counter_install_source(counter->source);
 	dbscale_counter_install_target(counter->target);
 	DEBUG_POINT("counter_triggers_made");
 	/* nothing is pending, unless a table of deltas was there: a move's, that waited for its last reader */
-	(void) compute(counter, places);
+	if (counter->apart)
+		dbscale_counter_compute_apart(counter);
+	else
+		(void) compute(counter, places);
 	dbscale_counter_set_fingerprint(counter->source, counter->target);
 }
 
@@ -280,6 +285,18 @@ fold_all(const Counter *counter, List *places)
 	return dbscale_counter_finish(batch);
 }
 
+/*
+ * Before a sharded counter's places are looked up: a split, a merge or assign_key, which
+ * wait for this lock, may not make other shards of them until the transaction's end.
+ */
+static void
+lock_places(const Counter *counter)
+{
+	LockRelationOid(Min(counter->target, counter->source), AccessShareLock);
+	if (counter->target != counter->source)
+		LockRelationOid(Max(counter->target, counter->source), AccessShareLock);
+}
+
 /* The counter, for an owner of its target. */
 static Counter *
 own_counter(Name name)
@@ -314,14 +331,32 @@ dbscale_drop_counter(PG_FUNCTION_ARGS)
 	user = become_owner(&context);
 	counter = dbscale_counter_get(counter->name, false);
 	places = counter->suspended ? NIL : dbscale_counter_places(counter->target);
-	if (counter->buffered && !counter->suspended)
+	if (counter->apart)
+	{
+		dbscale_counter_lock_apart(counter);
+		dbscale_counter_carry_all(counter, true);
+		dbscale_counter_forget_stuck(counter);
+	}
+	else if (counter->buffered && !counter->suspended)
 	{
 		lock_on_nodes(counter, places);
 		(void) fold_all(counter, places);
 	}
-	dbscale_counter_drop(counter, places);
+	dbscale_counter_drop(counter, places, dbscale_counter_places(counter->source));
 	SetUserIdAndSecContext(user, context);
 	PG_RETURN_VOID();
+}
+
+static uint64
+repair_apart(const Counter *counter)
+{
+	uint64		rows;
+
+	dbscale_counter_lock_apart(counter);
+	rows = list_length(dbscale_counter_verify_apart(counter));
+	if (rows > 0)
+		dbscale_counter_compute_apart(counter);
+	return rows;
 }
 
 Datum
@@ -337,9 +372,14 @@ dbscale_repair_counter(PG_FUNCTION_ARGS)
 	check_isolation("repair_counter");
 	lock_tables(counter);
 	user = become_owner(&context);
-	places = dbscale_counter_places(counter->target);
-	lock_on_nodes(counter, places);
-	rows = compute(counter, places);
+	if (counter->apart)
+		rows = repair_apart(counter);
+	else
+	{
+		places = dbscale_counter_places(counter->target);
+		lock_on_nodes(counter, places);
+		rows = compute(counter, places);
+	}
 	SetUserIdAndSecContext(user, context);
 	PG_RETURN_INT64(rows);
 }
@@ -355,9 +395,13 @@ dbscale_verify_counter(PG_FUNCTION_ARGS)
 	int			context;
 
 	check_kept(counter);
+	if (counter->apart)
+		check_isolation("verify_counter");
 	InitMaterializedSRF(fcinfo, 0);
+	lock_places(counter);
 	user = become_owner(&context);
-	rows = dbscale_counter_query_places(dbscale_counter_places(counter->target), counter, dbscale_counter_verify_sql, 3);
+	rows = counter->apart ? dbscale_counter_verify_apart(counter) :
+		dbscale_counter_query_places(dbscale_counter_places(counter->target), counter, dbscale_counter_verify_sql, 3);
 	SetUserIdAndSecContext(user, context);
 	foreach(lc, rows)
 	{
@@ -385,8 +429,10 @@ dbscale_fold_counter(PG_FUNCTION_ARGS)
 	if (!counter->buffered)
 		PG_RETURN_INT64(0);
 	check_isolation("fold_counter");
+	lock_places(counter);
 	user = become_owner(&context);
-	folded = fold_all(counter, dbscale_counter_places(counter->target));
+	folded = counter->apart ? (int64) dbscale_counter_carry_some(counter) :
+		fold_all(counter, dbscale_counter_places(counter->target));
 	SetUserIdAndSecContext(user, context);
 	PG_RETURN_INT64(folded);
 }
@@ -436,29 +482,6 @@ key_arguments(FunctionCallInfo fcinfo, List **values)
 	return true;
 }
 
-/* The place of the target's row with this key; NULL if no shard takes it. */
-static CounterPlace *
-place_of(const Counter *counter, List *values)
-{
-	const DistributedTable *table = dbscale_catalog_table(counter->target);
-	CounterPlace *place = palloc0(sizeof(CounterPlace));
-	char	   *column;
-	int			number;
-
-	if (table == NULL || table->is_reference)
-		return place;
-	column = get_attname(table->relid, table->key_attno, false);
-	for (int i = 0; i < list_length(values); i++)
-	{
-		if (strcmp(list_nth(counter->target_key, i), column) != 0)
-			continue;
-		number = dbscale_route_any_key(table, CStringGetTextDatum(list_nth(values, i)), TEXTOID, false);
-		place->group = table->group;
-		place->shard = number < 0 ? NULL : dbscale_catalog_shard(table->group, number);
-	}
-	return place->shard ? place : NULL;
-}
-
 Datum
 dbscale_counter_value(PG_FUNCTION_ARGS)
 {
@@ -473,6 +496,8 @@ dbscale_counter_value(PG_FUNCTION_ARGS)
 		PG_RETURN_NULL();
 	counter = dbscale_counter_get(NameStr(*PG_GETARG_NAME(0)), false);
 	check_kept(counter);
+	if (counter->apart)
+		check_isolation("counter_value");
 	check_readable(counter);
 	if (!key_arguments(fcinfo, &values))
 		PG_RETURN_NULL();
@@ -483,9 +508,11 @@ dbscale_counter_value(PG_FUNCTION_ARGS)
 						list_length(counter->target_key), list_length(values)),
 				 errdetail("They are %s.", dbscale_counter_list_columns(counter->target_key, "")),
 				 errhint("Give a value for each.")));
+	lock_places(counter);
 	user = become_owner(&context);
-	place = place_of(counter, values);
-	if (place)
+	if (counter->apart)
+		value = dbscale_counter_value_apart(counter, values);
+	else if ((place = dbscale_counter_place_of(counter, values)) != NULL)
 		value = dbscale_counter_query_at(place, dbscale_counter_value_sql(place, counter, values));
 	SetUserIdAndSecContext(user, context);
 	if (value == NULL)
@@ -493,14 +520,14 @@ dbscale_counter_value(PG_FUNCTION_ARGS)
 	PG_RETURN_TEXT_P(cstring_to_text(value));
 }
 
-/* Where the counter is, without nodes that are disabled. */
+/* Where its deltas are, without nodes that are disabled. */
 static List *
 enabled_places(const Counter *counter)
 {
 	List	   *enabled = NIL;
 	ListCell   *lc;
 
-	foreach(lc, dbscale_counter_places(counter->target))
+	foreach(lc, dbscale_counter_delta_places(counter))
 	{
 		CounterPlace *place = lfirst(lc);
 
@@ -520,7 +547,7 @@ last_fold(List *places)
 	foreach(lc, places)
 	{
 		const CounterPlace *place = lfirst(lc);
-		TimestampTz at = dbscale_counter_last_fold(place->group ? place->shard->node->serverid : InvalidOid);
+		TimestampTz at = dbscale_counter_last_fold(dbscale_counter_server_of(place));
 
 		if (at == 0)
 			return 0;
@@ -542,14 +569,18 @@ dbscale_counter_pending(PG_FUNCTION_ARGS)
 	foreach(lc, dbscale_counter_list_names("mode = 'buffered' AND NOT suspended"))
 	{
 		Counter    *counter = lfirst(lc);
-		List	   *places = enabled_places(counter);
-		TimestampTz folded = last_fold(places);
+		List	   *places;
+		TimestampTz folded;
 		int64		pending = 0;
 		double		seconds = 0;
-		Datum		values[4];
-		bool		nulls[4] = {false, false, false, folded == 0};
+		bool		stuck = dbscale_counter_is_stuck(counter);
+		Datum		values[5] = {0};
+		bool		nulls[5] = {false, false, false, false, !stuck};
 		ListCell   *row;
 
+		lock_places(counter);
+		places = enabled_places(counter);
+		folded = last_fold(places);
 		foreach(row, dbscale_counter_query_places(places, counter, dbscale_counter_pending_sql, 2))
 		{
 			pending += strtoll(((char **) lfirst(row))[0], NULL, 10);
@@ -559,7 +590,9 @@ dbscale_counter_pending(PG_FUNCTION_ARGS)
 		values[1] = Int64GetDatum(pending);
 		values[2] = TimestampTzGetDatum(GetCurrentTimestamp() - (TimestampTz) (seconds * 1000000));
 		nulls[2] = pending == 0;
+		nulls[3] = folded == 0;
 		values[3] = TimestampTzGetDatum(folded);
+		values[4] = CStringGetTextDatum("values that do not fit into the column stay pending");
 		tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
 	}
 	SetUserIdAndSecContext(user, context);

@@ -29,8 +29,8 @@ find_group(List *groups, const Counter *counter)
 }
 
 /* Sources and targets of one key agree on this number, which is the same after a restart. */
-static int
-lock_class(const char *table, List *target_key)
+int
+dbscale_counter_lock_class(const char *table, List *target_key)
 {
 	char	   *name = psprintf("%s(%s)", table, dbscale_counter_list_columns(target_key, ""));
 
@@ -57,15 +57,30 @@ dbscale_counter_make_groups(const CounterPlace *place, List *counters)
 			group->target_key = counter->target_key;
 			group->buffered = counter->buffered;
 			group->nkeys = list_length(counter->target_key);
-			group->table = dbscale_counter_table_at(place, counter->target);
-			group->lock_class = lock_class(group->table, group->target_key);
+			group->apart = counter->apart;
+			if (!group->apart || dbscale_counter_is_at(place, counter->target))
+			{
+				group->table = dbscale_counter_table_at(place, counter->target);
+				group->lock_class = dbscale_counter_lock_class(group->table, group->target_key);
+			}
 			groups = lappend(groups, group);
 		}
 		group->counters = lappend(group->counters, counter);
-		group->locks |= !counter->has_foreign_key;
-		group->computes |= !counter->has_foreign_key || counter->buffered;
+		group->locks |= !counter->has_foreign_key && !counter->apart;
+		group->computes |= (!counter->has_foreign_key || counter->buffered) && !counter->apart;
 	}
 	return groups;
+}
+
+bool
+dbscale_counter_any_apart(List *groups)
+{
+	ListCell   *lc;
+
+	foreach(lc, groups)
+		if (((CounterGroup *) lfirst(lc))->apart)
+			return true;
+	return false;
 }
 
 Counter *

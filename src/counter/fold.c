@@ -13,24 +13,27 @@
 
 typedef void (*AppendBuffer) (StringInfo sql, const CounterPlace *place, const Counter *counter);
 
-/* What is said of each table of deltas on one node (InvalidOid: here), or NULL. */
+/* What is said of each table of deltas on one node (InvalidOid: here) of such counters, or NULL. */
 static char *
-for_buffers(Oid serverid, AppendBuffer append)
+for_buffers(Oid serverid, AppendBuffer append, const char *condition)
 {
 	StringInfoData sql;
 	ListCell   *lc;
 	ListCell   *lp;
 
 	initStringInfo(&sql);
-	foreach(lc, dbscale_counter_list_names("mode = 'buffered' AND NOT suspended"))
+	foreach(lc, dbscale_counter_list_names(psprintf("mode = 'buffered' AND NOT suspended AND %s", condition)))
 	{
 		Counter    *counter = lfirst(lc);
 
-		foreach(lp, dbscale_counter_places(counter->target))
+		/* the worker waits for nobody: the next time, then */
+		if (!dbscale_counter_try_tables(counter))
+			continue;
+		foreach(lp, dbscale_counter_delta_places(counter))
 		{
 			CounterPlace *place = lfirst(lp);
 
-			if ((place->group ? place->shard->node->serverid : InvalidOid) == serverid)
+			if (dbscale_counter_server_of(place) == serverid)
 				append(&sql, place, counter);
 		}
 	}
@@ -47,7 +50,7 @@ append_fold(StringInfo sql, const CounterPlace *place, const Counter *counter)
 static char *
 fold_calls(Oid serverid)
 {
-	return for_buffers(serverid, append_fold);
+	return for_buffers(serverid, append_fold, "NOT apart");
 }
 
 static void
@@ -63,7 +66,7 @@ append_name(StringInfo sql, const CounterPlace *place, const Counter *counter)
 List *
 dbscale_counter_vacuums(Oid serverid, Oid userid)
 {
-	char	   *sql = for_buffers(serverid, append_name);
+	char	   *sql = for_buffers(serverid, append_name, "true");
 	List	   *commands = NIL;
 	ListCell   *lc;
 
@@ -100,7 +103,7 @@ append_peek(StringInfo sql, const CounterPlace *place, const Counter *counter)
 bool
 dbscale_counter_has_many_at(Oid serverid, Oid userid, int rows)
 {
-	char	   *counts = for_buffers(serverid, append_peek);
+	char	   *counts = for_buffers(serverid, append_peek, "true");
 	char	   *sql;
 
 	if (counts == NULL)

@@ -16,9 +16,10 @@ typedef struct CounterGroup
 	List	   *target_key;
 	List	   *counters;		/* of Counter *; one if buffered */
 	bool		buffered;
+	bool		apart;			/* one counter, whose tables are not colocated */
 	bool		locks;			/* by 4 of triggers.c: no foreign key */
 	bool		computes;		/* by 4, 6 or 8: new targets get their value from the source */
-	const char *table;			/* the target's, qualified */
+	const char *table;			/* the target's, qualified; NULL where it is elsewhere */
 	int			lock_class;
 	int			nkeys;
 } CounterGroup;
@@ -32,6 +33,8 @@ typedef enum Operation
 
 /* Counters into groups, in their order. */
 extern List *dbscale_counter_make_groups(const CounterPlace *place, List *counters);
+extern bool dbscale_counter_any_apart(List *groups);
+extern int	dbscale_counter_lock_class(const char *table, List *target_key);
 extern Counter *dbscale_counter_nth(const CounterGroup *group, int n);
 extern bool dbscale_counter_has_names(List *lists, List *names);
 /* The ways from the source to the targets: a list of lists of column names. */
@@ -53,8 +56,10 @@ extern char *dbscale_counter_compute_statement(const CounterGroup *group, const 
 extern void dbscale_counter_append_locks(StringInfo sql, const CounterGroup *group, const char *keys, bool is_target);
 
 /* Functions and triggers (triggers.c).  relid is of the table that has the triggers. */
-extern const char *const dbscale_counter_source_triggers[4];
-extern const char *const dbscale_counter_target_triggers[4];
+#define COUNTER_SOURCE_TRIGGERS 5
+#define COUNTER_TARGET_TRIGGERS 6
+extern const char *const dbscale_counter_source_triggers[COUNTER_SOURCE_TRIGGERS];
+extern const char *const dbscale_counter_target_triggers[COUNTER_TARGET_TRIGGERS];
 /* On a node: not qualified, not quoted. */
 extern char *dbscale_counter_shard_function(const CounterPlace *place, Oid relid, bool is_target);
 extern char *dbscale_counter_function_name(const CounterPlace *place, Oid relid, bool is_target);

@@ -37,9 +37,10 @@
 typedef struct Noted
 {
 	Counter    *counter;
-	List	   *places;
+	List	   *places;			/* of its target */
+	List	   *source_places;
 	Node	   *filter;
-	List	   *target_functions;	/* DROP: lists of commands, parallel to places */
+	List	   *target_functions;	/* DROP: lists of commands, parallel to the places */
 	List	   *source_functions;
 } Noted;
 
@@ -117,7 +118,10 @@ static bool
 is_our_trigger(const char *name)
 {
 	for (int i = 0; i < lengthof(dbscale_counter_source_triggers); i++)
-		if (strcmp(name, dbscale_counter_source_triggers[i]) == 0 || strcmp(name, dbscale_counter_target_triggers[i]) == 0)
+		if (strcmp(name, dbscale_counter_source_triggers[i]) == 0)
+			return true;
+	for (int i = 0; i < lengthof(dbscale_counter_target_triggers); i++)
+		if (strcmp(name, dbscale_counter_target_triggers[i]) == 0)
 			return true;
 	return false;
 }
@@ -218,12 +222,11 @@ note_functions(Noted *note)
 	ListCell   *lc;
 
 	foreach(lc, note->places)
-	{
 		note->target_functions = lappend(note->target_functions,
 										 dbscale_counter_drop_functions_sql(lfirst(lc), note->counter->target));
+	foreach(lc, note->source_places)
 		note->source_functions = lappend(note->source_functions,
 										 dbscale_counter_drop_functions_sql(lfirst(lc), note->counter->source));
-	}
 }
 
 static List *
@@ -245,6 +248,7 @@ note_counters(const Concern *concern)
 		note = palloc0(sizeof(Noted));
 		note->counter = counter;
 		note->places = counter->suspended ? NIL : dbscale_counter_places(counter->target);
+		note->source_places = counter->suspended ? NIL : dbscale_counter_places(counter->source);
 		if (concern->old_column && counter->filter && counter->source == concern->relid)
 			note->filter = dbscale_counter_parse_filter(counter->source, counter->filter);
 		if (concern->drops)
@@ -278,46 +282,57 @@ rename_column(const Concern *concern, List *noted)
 	}
 }
 
+/* The places on nodes that are not disabled; where the table is gone, its functions go too. */
+static List *
+drop_functions(CounterBatch *batch, Oid relid, List *places, List *functions)
+{
+	List	   *enabled = NIL;
+
+	for (int i = 0; i < list_length(places); i++)
+	{
+		CounterPlace *place = list_nth(places, i);
+
+		if (place->group && !place->shard->node->enabled)
+			continue;
+		enabled = lappend(enabled, place);
+		if (get_rel_name(relid) == NULL)
+			dbscale_counter_send_all(batch, place, InvalidOid, list_nth(functions, i));
+	}
+	return enabled;
+}
+
 /* A counter whose tables, or one of them, are gone; nodes that are disabled keep what they have. */
 static void
 drop_rest(const Noted *note)
 {
 	CounterBatch *batch = dbscale_counter_batch();
-	List	   *places = NIL;
+	const Counter *counter = note->counter;
+	List	   *targets = drop_functions(batch, counter->target, note->places, note->target_functions);
+	List	   *sources = drop_functions(batch, counter->source, note->source_places, note->source_functions);
 
-	for (int i = 0; i < list_length(note->places); i++)
-	{
-		CounterPlace *place = list_nth(note->places, i);
-
-		if (place->group && !place->shard->node->enabled)
-			continue;
-		places = lappend(places, place);
-		if (get_rel_name(note->counter->target) == NULL)
-			dbscale_counter_send_all(batch, place, InvalidOid, list_nth(note->target_functions, i));
-		if (get_rel_name(note->counter->source) == NULL)
-			dbscale_counter_send_all(batch, place, InvalidOid, list_nth(note->source_functions, i));
-	}
 	(void) dbscale_counter_finish(batch);
-	dbscale_counter_drop(note->counter, places);
+	dbscale_counter_drop(counter, targets, sources);
 }
 
 /* Plain tables have no triggers yet while a dump is restored. */
 static bool
-is_installed(const Counter *counter)
+has_trigger(Oid relid, const char *trigger)
 {
-	return dbscale_counter_query(psprintf("SELECT 1 FROM pg_trigger s, pg_trigger t WHERE s.tgrelid = %u AND s.tgname = %s"
-										  " AND t.tgrelid = %u AND t.tgname = %s",
-										  counter->source, quote_literal_cstr(dbscale_counter_source_triggers[0]),
-										  counter->target, quote_literal_cstr(dbscale_counter_target_triggers[0]))) != NULL;
+	return dbscale_counter_is_sharded(relid) ||
+		dbscale_counter_query(psprintf("SELECT 1 FROM pg_trigger WHERE tgrelid = %u AND tgname = %s", relid,
+									   quote_literal_cstr(trigger))) != NULL;
 }
 
 /* A statement about other objects can change shards' tables only by dropping them. */
 static bool
 needs_look(const Concern *concern, const Noted *note)
 {
-	if (((CounterPlace *) linitial(note->places))->group != NULL)
+	const Counter *counter = note->counter;
+
+	if (dbscale_counter_is_sharded(counter->source) && dbscale_counter_is_sharded(counter->target))
 		return !concern->all;
-	return is_installed(note->counter);
+	return has_trigger(counter->source, dbscale_counter_source_triggers[0]) &&
+		has_trigger(counter->target, dbscale_counter_target_triggers[0]);
 }
 
 /* Make the tables' functions anew if they would be others. */
@@ -409,39 +424,75 @@ utility_hook(PlannedStmt *pstmt, const char *query, bool read_only_tree, Process
 
 /* ---- what ddl/ and rebalance/ ask ---- */
 
-/*
- * Counters move with a shard when both their tables do: then what keeps them is beside
- * the shard (table_sql).
- */
-void
-dbscale_counter_check_move(const TableGroup *group, const Shard *shard)
+List *
+dbscale_counter_tables_apart(const TableGroup *group)
 {
+	List	   *tables = NIL;
 	ListCell   *lc;
 
-	foreach(lc, dbscale_counter_list_names(NULL))
+	foreach(lc, dbscale_counter_list_names("apart"))
 	{
 		const Counter *counter = lfirst(lc);
 		bool		target = list_member_oid(group->tables, counter->target);
 		bool		source = list_member_oid(group->tables, counter->source);
 
 		if (target != source)
-			ereport(ERROR,
-					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-					 errmsg("shard %d of table \"%s\" cannot move while it has counters", shard->number,
-							get_rel_name(target ? counter->target : counter->source)),
-					 errdetail("The other table of counter \"%s\" is not colocated with it.", counter->name),
-					 errhint("Use dbscale.drop_counter('%s') first, and dbscale.create_counter() afterwards.", counter->name)));
+			tables = list_append_unique_oid(tables, target ? counter->source : counter->target);
 	}
+	return tables;
 }
 
-static List *
-add_object(List *objects, const char *kind, char *name)
+static CounterObject *
+add_object(List **objects, const char *kind, char *name)
 {
-	CounterObject *object = palloc(sizeof(CounterObject));
+	CounterObject *object = palloc0(sizeof(CounterObject));
 
 	object->kind = kind;
 	object->name = name;
-	return lappend(objects, object);
+	object->key = -1;
+	*objects = lappend(*objects, object);
+	return object;
+}
+
+static void
+add_buffer(List **objects, const CounterPlace *place, const Counter *counter)
+{
+	CounterObject *deltas = add_object(objects, "table", dbscale_counter_bare_name(place, counter, COUNTER_DELTAS));
+	char	   *k = dbscale_counter_list_k(list_length(counter->source_key), "");
+
+	if (!counter->apart)
+	{
+		(void) add_object(objects, "function", dbscale_counter_bare_name(place, counter, COUNTER_FOLD));
+		return;
+	}
+	deltas->columns = psprintf("%s, delta, made_at", k);
+	deltas->rows = psprintf("SELECT %s, sum(delta), min(made_at) FROM %s GROUP BY %s HAVING sum(delta) <> 0", k,
+							dbscale_counter_buffer_name(place, counter), k);
+}
+
+/* Which of a sharded target's key columns is its shard key, from 0; check.c sees to it that one is. */
+static int
+shard_key_of(const Counter *counter)
+{
+	const DistributedTable *table = dbscale_catalog_table(counter->target);
+	char	   *column = get_attname(table->relid, table->key_attno, false);
+	ListCell   *lc;
+
+	foreach(lc, counter->target_key)
+		if (strcmp(lfirst(lc), column) == 0)
+			return foreach_current_index(lc);
+	return 0;
+}
+
+static void
+add_orphans(List **objects, const CounterPlace *place, const Counter *counter)
+{
+	CounterObject *orphans = add_object(objects, "table", dbscale_counter_bare_name(place, counter, COUNTER_ORPHANS));
+
+	(void) add_object(objects, "function", dbscale_counter_bare_name(place, counter, COUNTER_LOCK));
+	orphans->columns = psprintf("%s, value", dbscale_counter_list_k(list_length(counter->target_key), ""));
+	orphans->rows = psprintf("SELECT %s FROM %s", orphans->columns, dbscale_counter_orphans_name(place, counter));
+	orphans->key = shard_key_of(counter);
 }
 
 List *
@@ -451,26 +502,42 @@ dbscale_counter_objects(const TableGroup *group, const Shard *shard)
 	List	   *objects = NIL;
 	ListCell   *lc;
 
-	dbscale_counter_check_move(group, shard);
 	foreach(lc, group->tables)
 	{
 		Oid			relid = lfirst_oid(lc);
 		List	   *as_source = dbscale_counter_list_names(psprintf("source = %u", relid));
+		List	   *as_target = dbscale_counter_list_names(psprintf("target = %u", relid));
 		ListCell   *lc2;
 
 		foreach(lc2, as_source)
-		{
-			if (!((Counter *) lfirst(lc2))->buffered)
-				continue;
-			objects = add_object(objects, "table", dbscale_counter_bare_name(&place, lfirst(lc2), COUNTER_DELTAS));
-			objects = add_object(objects, "function", dbscale_counter_bare_name(&place, lfirst(lc2), COUNTER_FOLD));
-		}
+			if (((Counter *) lfirst(lc2))->buffered)
+				add_buffer(&objects, &place, lfirst(lc2));
+		foreach(lc2, as_target)
+			if (((Counter *) lfirst(lc2))->apart)
+				add_orphans(&objects, &place, lfirst(lc2));
 		if (as_source != NIL)
-			objects = add_object(objects, "function", dbscale_counter_shard_function(&place, relid, false));
-		if (dbscale_counter_list_names(psprintf("target = %u", relid)) != NIL)
-			objects = add_object(objects, "function", dbscale_counter_shard_function(&place, relid, true));
+			(void) add_object(&objects, "function", dbscale_counter_shard_function(&place, relid, false));
+		if (as_target != NIL)
+			(void) add_object(&objects, "function", dbscale_counter_shard_function(&place, relid, true));
 	}
 	return objects;
+}
+
+/* By 10 and 11 of carry.c: carriers that are not yet at their end on the shard's node are waited for, and readers too. */
+static List *
+hold_sql(const TableGroup *group)
+{
+	List	   *commands = NIL;
+	ListCell   *lc;
+
+	foreach(lc, dbscale_counter_list_names("apart AND NOT suspended"))
+	{
+		const Counter *counter = lfirst(lc);
+
+		if (list_member_oid(group->tables, counter->target) || list_member_oid(group->tables, counter->source))
+			commands = lappend(commands, dbscale_counter_hold_sql(counter));
+	}
+	return commands;
 }
 
 /* Commands for one table of a shard. */
@@ -482,6 +549,15 @@ table_sql(const CounterPlace *place, Oid relid, ShardMoment moment)
 	List	   *commands = NIL;
 	ListCell   *lc;
 
+	foreach(lc, as_target)
+	{
+		Counter    *counter = lfirst(lc);
+
+		if (counter->apart && moment == SHARD_MADE)
+			commands = list_concat(commands, dbscale_counter_orphans_sql(place, counter));
+		if (counter->apart && moment == SHARD_LEFT)
+			commands = list_concat(commands, dbscale_counter_drop_orphans_sql(place, counter));
+	}
 	foreach(lc, as_source)
 	{
 		Counter    *counter = lfirst(lc);
@@ -490,10 +566,10 @@ table_sql(const CounterPlace *place, Oid relid, ShardMoment moment)
 			continue;
 		if (moment == SHARD_MADE)
 			commands = list_concat(commands, dbscale_counter_buffer_sql(place, counter));
-		else if (moment == SHARD_LEAVING)
-			commands = list_concat(commands, dbscale_counter_empty_buffer_sql(place, counter));
-		else
+		else if (moment == SHARD_LEFT)
 			commands = list_concat(commands, dbscale_counter_drop_buffer_sql(place, counter));
+		else if (moment == SHARD_LEAVING && !counter->apart)
+			commands = list_concat(commands, dbscale_counter_empty_buffer_sql(place, counter));
 	}
 	if (moment == SHARD_MADE && as_source)
 		commands = list_concat(commands, dbscale_counter_source_sql(place, relid, as_source));
@@ -515,13 +591,44 @@ dbscale_counter_shard_sql(const TableGroup *group, const Shard *shard, ShardMome
 	place->shard = shard;
 	foreach(lc, group->tables)
 		commands = list_concat(commands, table_sql(place, lfirst_oid(lc), moment));
+	if (moment == SHARD_LEAVING || moment == SHARD_RECEIVING)
+		commands = list_concat(commands, hold_sql(group));
 	return commands;
+}
+
+/* What is kept of the key without a row (12 of carry.c). */
+static KeyTable *
+key_table(const Counter *counter, const TableGroup *group, const Shard *source, const Shard *target)
+{
+	CounterPlace from = {group, source};
+	CounterPlace to = {group, target};
+	KeyTable   *result = palloc(sizeof(KeyTable));
+
+	result->from = dbscale_counter_orphans_name(&from, counter);
+	result->to = dbscale_counter_orphans_name(&to, counter);
+	result->columns = psprintf("%s, value", dbscale_counter_list_k(list_length(counter->target_key), ""));
+	/* k is of the source's type */
+	result->condition = psprintf("k%d OPERATOR(pg_catalog.=) $1::%s", shard_key_of(counter) + 1, format_type_be_qualified(group->key_type));
+	return result;
+}
+
+List *
+dbscale_counter_key_tables(const TableGroup *group, const Shard *source, const Shard *target)
+{
+	List	   *tables = NIL;
+	ListCell   *lc;
+
+	foreach(lc, dbscale_counter_list_names("apart AND NOT suspended"))
+		if (list_member_oid(group->tables, ((Counter *) lfirst(lc))->target))
+			tables = lappend(tables, key_table(lfirst(lc), group, source, target));
+	return tables;
 }
 
 void
 dbscale_counter_init(void)
 {
 	dbscale_counter_last_fold_init();
+	dbscale_counter_stuck_init();
 	previous_hook = ProcessUtility_hook;
 	ProcessUtility_hook = utility_hook;
 }

@@ -45,8 +45,14 @@ dbscale_counter_install_buffers(Oid source, Oid target)
 	ListCell   *lp;
 
 	foreach(lc, dbscale_counter_list(psprintf("source = %u AND target = %u AND mode = 'buffered' AND NOT suspended", source, target)))
-		foreach(lp, dbscale_counter_places(target))
-			dbscale_counter_send_all(batch, lfirst(lp), InvalidOid, dbscale_counter_buffer_sql(lfirst(lp), lfirst(lc)));
+	{
+		Counter    *counter = lfirst(lc);
+
+		foreach(lp, dbscale_counter_delta_places(counter))
+			dbscale_counter_send_all(batch, lfirst(lp), InvalidOid, dbscale_counter_buffer_sql(lfirst(lp), counter));
+		foreach(lp, counter->apart ? dbscale_counter_places(target) : NIL)
+			dbscale_counter_send_all(batch, lfirst(lp), InvalidOid, dbscale_counter_orphans_sql(lfirst(lp), counter));
+	}
 	(void) dbscale_counter_finish(batch);
 }
 
@@ -56,15 +62,16 @@ dbscale_counter_fingerprint(Oid source, Oid target)
 {
 	List	   *sources = dbscale_counters_of_source(source);
 	List	   *targets = dbscale_counters_of_target(target);
-	CounterPlace *place = dbscale_counter_first_place(linitial(targets));
+	CounterPlace *source_place = dbscale_counter_first_place(source);
+	CounterPlace *target_place = dbscale_counter_first_place(target);
 	StringInfoData sql;
 	ListCell   *lc;
 
-	if (place == NULL)
+	if (source_place == NULL || target_place == NULL)
 		return pstrdup("");
 	initStringInfo(&sql);
-	foreach(lc, list_concat(dbscale_counter_source_sql(place, source, sources),
-							dbscale_counter_target_sql(place, target, targets)))
+	foreach(lc, list_concat(dbscale_counter_source_sql(source_place, source, sources),
+							dbscale_counter_target_sql(target_place, target, targets)))
 		appendStringInfo(&sql, "%s;", (char *) lfirst(lc));
 	return dbscale_counter_query(psprintf("SELECT md5(%s)", quote_literal_cstr(sql.data)));
 }
@@ -82,9 +89,9 @@ dbscale_counter_forget(const Counter *counter)
 	dbscale_counter_execute(psprintf("DELETE FROM dbscale.counter WHERE counter = %s", quote_literal_cstr(counter->name)));
 }
 
-/* Its row in the catalog and all that was made for it; its tables may be gone (`places` are where they were). */
+/* Its row in the catalog and all that was made for it; its tables may be gone (the places are where they were). */
 void
-dbscale_counter_drop(const Counter *counter, List *places)
+dbscale_counter_drop(const Counter *counter, List *target_places, List *source_places)
 {
 	CounterBatch *batch = dbscale_counter_batch();
 	ListCell   *lc;
@@ -92,7 +99,11 @@ dbscale_counter_drop(const Counter *counter, List *places)
 	dbscale_counter_forget(counter);
 	dbscale_counter_install_source(counter->source);
 	dbscale_counter_install_target(counter->target);
-	foreach(lc, counter->buffered ? places : NIL)
-		dbscale_counter_send_all(batch, lfirst(lc), InvalidOid, dbscale_counter_drop_buffer_sql(lfirst(lc), counter));
+	if (counter->buffered)
+		foreach(lc, counter->apart ? source_places : target_places)
+			dbscale_counter_send_all(batch, lfirst(lc), InvalidOid, dbscale_counter_drop_buffer_sql(lfirst(lc), counter));
+	if (counter->apart)
+		foreach(lc, target_places)
+			dbscale_counter_send_all(batch, lfirst(lc), InvalidOid, dbscale_counter_drop_orphans_sql(lfirst(lc), counter));
 	(void) dbscale_counter_finish(batch);
 }

@@ -108,6 +108,17 @@ dbscale_counter_list_k(int count, const char *prefix)
 }
 
 char *
+dbscale_counter_k_not_null(int count)
+{
+	StringInfoData sql;
+
+	initStringInfo(&sql);
+	for (int n = 1; n <= count; n++)
+		appendStringInfo(&sql, "%sk%d IS NOT NULL", n > 1 ? " AND " : "", n);
+	return sql.data;
+}
+
+char *
 dbscale_counter_join_k(List *names, const char *alias, const char *k_alias)
 {
 	StringInfoData sql;
@@ -171,4 +182,16 @@ char *
 dbscale_counter_fold_name(const CounterPlace *place, const Counter *counter)
 {
 	return quote_qualified_identifier(DBSCALE_SHARDS_SCHEMA, dbscale_counter_bare_name(place, counter, COUNTER_FOLD));
+}
+
+char *
+dbscale_counter_orphans_name(const CounterPlace *place, const Counter *counter)
+{
+	return quote_qualified_identifier(DBSCALE_SHARDS_SCHEMA, dbscale_counter_bare_name(place, counter, COUNTER_ORPHANS));
+}
+
+char *
+dbscale_counter_lock_name(const CounterPlace *place, const Counter *counter)
+{
+	return quote_qualified_identifier(DBSCALE_SHARDS_SCHEMA, dbscale_counter_bare_name(place, counter, COUNTER_LOCK));
 }

@@ -18,15 +18,15 @@
 
 #include "utils/builtins.h"
 
-static char *
-key_type(const Counter *counter, const char *column)
+char *
+dbscale_counter_key_type(const Counter *counter, const char *column)
 {
 	return dbscale_counter_query(psprintf("SELECT format_type(atttypid, NULL) FROM pg_attribute WHERE attrelid = %u AND attname = %s",
 										  counter->source, quote_literal_cstr(column)));
 }
 
-static const char *
-delta_type(const Counter *counter)
+const char *
+dbscale_counter_delta_type(const Counter *counter)
 {
 	return counter->aggregate == COUNTER_COUNT ? "bigint" : "numeric";
 }
@@ -37,9 +37,8 @@ nkeys(const Counter *counter)
 	return list_length(counter->target_key);
 }
 
-/* k1 = ... AND ... between two things that have k1, ... */
-static char *
-same_k(int count, const char *a, const char *b)
+char *
+dbscale_counter_same_k(int count, const char *a, const char *b)
 {
 	StringInfoData sql;
 
@@ -73,13 +72,13 @@ fold_body(const CounterPlace *place, const Counter *counter)
 		int			n = foreach_current_index(lc) + 1;
 		const char *separator = n > 1 ? ", " : "";
 
-		appendStringInfo(&declare, "a%d %s[];\nl%d %s[];\n", n, key_type(counter, lfirst(lc)), n, key_type(counter, lfirst(lc)));
+		appendStringInfo(&declare, "a%d %s[];\nl%d %s[];\n", n, dbscale_counter_key_type(counter, lfirst(lc)), n, dbscale_counter_key_type(counter, lfirst(lc)));
 		appendStringInfo(&aggregates, "%sarray_agg(k%d)", separator, n);
 		appendStringInfo(&all, "%sa%d", separator, n);
 		appendStringInfo(&locked, "%sl%d", separator, n);
 	}
 	initStringInfo(&body);
-	appendStringInfo(&body, "\n#variable_conflict use_column\nDECLARE\ncounting text := coalesce(current_setting('" COUNTING "', true), '');\n"
+	appendStringInfo(&body, "\n#variable_conflict use_column\nDECLARE\ncounting text;\n"
 					 "ignored text;\nfolded bigint := 0;\n%sBEGIN\n"
 					 "BEGIN\nLOCK TABLE %s, %s IN ROW EXCLUSIVE MODE NOWAIT;\nEXCEPTION WHEN lock_not_available THEN\nRETURN 0;\nEND;\n"
 					 "SELECT %s INTO %s FROM (SELECT DISTINCT %s FROM %s) d;\n"
@@ -89,13 +88,13 @@ fold_body(const CounterPlace *place, const Counter *counter)
 					 aggregates.data, locked.data, dbscale_counter_list_k(count, "d."), all.data, k, table,
 					 dbscale_counter_join_k(counter->target_key, "target_", "d"),
 					 dbscale_counter_list_columns(counter->target_key, "target_."));
-	appendStringInfo(&body, "ignored := set_config('" COUNTING "', 'on', true);\n"
+	appendStringInfo(&body, COUNTING_ON
 					 "WITH gone AS (DELETE FROM %s b USING unnest(%s) d(%s) WHERE %s RETURNING %s, b.delta),\n"
 					 "s AS (SELECT %s, sum(delta) AS x FROM gone GROUP BY %s)\n"
 					 "UPDATE %s AS target_ SET %s = coalesce(target_.%s, 0) + s.x FROM s WHERE %s AND s.x <> 0;\n"
 					 "GET DIAGNOSTICS folded = ROW_COUNT;\n"
-					 "ignored := set_config('" COUNTING "', counting, true);\n",
-					 buffer, locked.data, k, same_k(count, "b", "d"), dbscale_counter_list_k(count, "b."),
+					 COUNTING_OFF,
+					 buffer, locked.data, k, dbscale_counter_same_k(count, "b", "d"), dbscale_counter_list_k(count, "b."),
 					 k, k, table, column, column, dbscale_counter_join_k(counter->target_key, "target_", "s"));
 	appendStringInfo(&body, "IF coalesce(cardinality(l1), 0) < cardinality(a1) THEN\n"
 					 "DELETE FROM %s b USING (SELECT o.ctid AS at FROM %s o WHERE NOT EXISTS (SELECT FROM %s AS target_ WHERE %s)"
@@ -116,23 +115,24 @@ dbscale_counter_buffer_sql(const CounterPlace *place, const Counter *counter)
 	initStringInfo(&sql);
 	appendStringInfo(&sql, "CREATE TABLE IF NOT EXISTS %s (", buffer);
 	foreach(lc, counter->source_key)
-		appendStringInfo(&sql, "k%d %s NOT NULL, ", foreach_current_index(lc) + 1, key_type(counter, lfirst(lc)));
+		appendStringInfo(&sql, "k%d %s NOT NULL, ", foreach_current_index(lc) + 1, dbscale_counter_key_type(counter, lfirst(lc)));
 	appendStringInfo(&sql, "delta %s NOT NULL, made_at timestamptz NOT NULL DEFAULT pg_catalog.transaction_timestamp())"
-					 " WITH (autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_scale_factor = 0)", delta_type(counter));
+					 " WITH (autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_scale_factor = 0)", dbscale_counter_delta_type(counter));
 	commands = list_make1(sql.data);
 	/* for who publishes all tables: there is no key, and rows are deleted */
 	commands = lappend(commands, psprintf("ALTER TABLE %s REPLICA IDENTITY FULL", buffer));
+	if (place->group == NULL)
+		commands = lappend(commands, psprintf("ALTER TABLE %s OWNER TO %s", buffer,
+											  quote_identifier(GetUserNameFromId(dbscale_counter_owner(counter->target), false))));
+	if (counter->apart)
+		return commands;
 	commands = lappend(commands, psprintf("CREATE OR REPLACE FUNCTION %s() RETURNS bigint LANGUAGE plpgsql SECURITY DEFINER"
 										  " SET search_path = pg_catalog, pg_temp AS %s", fold,
 										  quote_literal_cstr(fold_body(place, counter))));
 	commands = lappend(commands, psprintf("REVOKE ALL ON FUNCTION %s() FROM PUBLIC", fold));
 	if (place->group == NULL)
-	{
-		const char *owner = quote_identifier(GetUserNameFromId(dbscale_counter_owner(counter->target), false));
-
-		commands = lappend(commands, psprintf("ALTER TABLE %s OWNER TO %s", buffer, owner));
-		commands = lappend(commands, psprintf("ALTER FUNCTION %s() OWNER TO %s", fold, owner));
-	}
+		commands = lappend(commands, psprintf("ALTER FUNCTION %s() OWNER TO %s", fold,
+											  quote_identifier(GetUserNameFromId(dbscale_counter_owner(counter->target), false))));
 	return commands;
 }
 
@@ -158,9 +158,8 @@ dbscale_counter_lock_sql(const CounterPlace *place, const Counter *counter)
 					dbscale_counter_table_at(place, counter->target));
 }
 
-/* k1, ... and x: what the source's rows say, for every key that is in it. */
-static char *
-true_values(const CounterPlace *place, const Counter *counter)
+char *
+dbscale_counter_true_values(const CounterPlace *place, const Counter *counter)
 {
 	return psprintf("SELECT %s, %s AS x FROM %s AS source_ WHERE %s%s GROUP BY %s",
 					dbscale_counter_as_k(counter->source_key), dbscale_counter_aggregate_call(counter, false),
@@ -210,7 +209,7 @@ dbscale_counter_repair_sql(const CounterPlace *place, const Counter *counter)
 	commands = lappend(commands, psprintf("UPDATE %s AS target_ SET %s = coalesce(a.x, %s)"
 										  " FROM %s AS t LEFT JOIN (%s) a ON %s"
 										  " WHERE target_.ctid = t.ctid AND t.%s IS DISTINCT FROM coalesce(a.x, %s)",
-										  table, column, dbscale_counter_empty(counter), table, true_values(place, counter),
+										  table, column, dbscale_counter_empty(counter), table, dbscale_counter_true_values(place, counter),
 										  dbscale_counter_join_k(counter->target_key, "t", "a"), column,
 										  dbscale_counter_empty(counter)));
 	if (place->group)
@@ -239,7 +238,7 @@ dbscale_counter_verify_sql(const CounterPlace *place, const Counter *counter)
 		appendStringInfo(&sql, "target_.%s AS stored", column);
 	appendStringInfo(&sql, ", coalesce(a.x, %s) AS actual FROM %s AS target_ LEFT JOIN (%s) a ON %s",
 					 dbscale_counter_empty(counter), dbscale_counter_table_at(place, counter->target),
-					 true_values(place, counter), dbscale_counter_join_k(counter->target_key, "target_", "a"));
+					 dbscale_counter_true_values(place, counter), dbscale_counter_join_k(counter->target_key, "target_", "a"));
 	if (counter->buffered)
 		appendStringInfo(&sql, " LEFT JOIN (SELECT %s, sum(delta) AS x FROM %s GROUP BY %s) p ON %s",
 						 dbscale_counter_list_k(nkeys(counter), ""), dbscale_counter_buffer_name(place, counter),
@@ -268,7 +267,7 @@ dbscale_counter_value_sql(const CounterPlace *place, const Counter *counter, Lis
 
 	initStringInfo(&sql);
 	appendStringInfo(&sql, "SELECT (target_.%s", quote_identifier(counter->column));
-	if (counter->buffered)
+	if (counter->buffered && !counter->apart)
 		appendStringInfo(&sql, " + coalesce((SELECT sum(d.delta) FROM %s d WHERE %s), 0)",
 						 dbscale_counter_buffer_name(place, counter), dbscale_counter_join_k(counter->target_key, "target_", "d"));
 	appendStringInfo(&sql, ")::text FROM %s AS target_ WHERE ", dbscale_counter_table_at(place, counter->target));

@@ -11,9 +11,11 @@
  */
 #include "counter/internal.h"
 
+#include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "foreign/foreign.h"
 #include "miscadmin.h"
+#include "routing/routing.h"
 #include "transaction/transaction.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
@@ -164,13 +166,64 @@ dbscale_counter_places(Oid relid)
 
 /* NULL when the group has no shard (yet). */
 CounterPlace *
-dbscale_counter_first_place(const Counter *counter)
+dbscale_counter_first_place(Oid relid)
 {
-	const TableGroup *group = group_of(counter->target);
+	const TableGroup *group = group_of(relid);
 
 	if (group == NULL)
 		return make_place(NULL, NULL);
 	return group->nshards > 0 ? make_place(group, &group->shards[0]) : NULL;
+}
+
+CounterPlace *
+dbscale_counter_place_of(const Counter *counter, List *key)
+{
+	const TableGroup *group = group_of(counter->target);
+	const DistributedTable *table;
+	char	   *column;
+	const Shard *shard = NULL;
+	ListCell   *lc;
+
+	if (group == NULL)
+		return make_place(NULL, NULL);
+	table = dbscale_catalog_table(counter->target);
+	column = get_attname(table->relid, table->key_attno, false);
+	foreach(lc, counter->target_key)
+	{
+		int			number;
+
+		if (strcmp(lfirst(lc), column) != 0)
+			continue;
+		number = dbscale_route_any_key(table, CStringGetTextDatum(list_nth(key, foreach_current_index(lc))), TEXTOID, false);
+		shard = number < 0 ? NULL : dbscale_catalog_shard(table->group, number);
+	}
+	return shard ? make_place(table->group, shard) : NULL;
+}
+
+List *
+dbscale_counter_delta_places(const Counter *counter)
+{
+	return dbscale_counter_places(counter->apart ? counter->source : counter->target);
+}
+
+bool
+dbscale_counter_is_at(const CounterPlace *place, Oid relid)
+{
+	const TableGroup *group = group_of(relid);
+
+	return place->group ? group != NULL && group->id == place->group->id : group == NULL;
+}
+
+bool
+dbscale_counter_is_sharded(Oid relid)
+{
+	return group_of(relid) != NULL;
+}
+
+Oid
+dbscale_counter_server_of(const CounterPlace *place)
+{
+	return place->group ? place->shard->node->serverid : InvalidOid;
 }
 
 char *
@@ -209,6 +262,33 @@ dbscale_counter_query_at(const CounterPlace *place, const char *sql)
 	return dbscale_remote_query_value(connection_to(place, REMOTE_READ), sql, REMOTE_NO_PARAMS);
 }
 
+static List *
+read_rows(RemoteStatement *stmt, int natts)
+{
+	List	   *rows = NIL;
+	RemoteRow	remote;
+
+	while (dbscale_remote_next_row(stmt, &remote))
+	{
+		char	  **row = palloc0(natts * sizeof(char *));
+
+		for (int n = 0; n < natts; n++)
+			row[n] = remote.values[n] ? pstrdup(remote.values[n]) : NULL;
+		rows = lappend(rows, row);
+	}
+	dbscale_remote_close(stmt);
+	return rows;
+}
+
+List *
+dbscale_counter_rows_at(const CounterPlace *place, const char *sql, int natts, bool write)
+{
+	if (place->group == NULL)
+		return dbscale_counter_query_rows(sql, NULL);
+	return read_rows(dbscale_remote_send(connection_to(place, write ? REMOTE_WRITE : REMOTE_READ), sql,
+										 REMOTE_NO_PARAMS, 0, NULL), natts);
+}
+
 /*
  * The rows (char **, with natts columns) of one query a place: all nodes are asked
  * before the first answers.
@@ -233,19 +313,7 @@ dbscale_counter_query_places(List *places, const Counter *counter,
 																 REMOTE_NO_PARAMS, 0, NULL));
 	}
 	foreach(lc, statements)
-	{
-		RemoteRow	remote;
-
-		while (dbscale_remote_next_row(lfirst(lc), &remote))
-		{
-			char	  **row = palloc0(natts * sizeof(char *));
-
-			for (int n = 0; n < natts; n++)
-				row[n] = remote.values[n] ? pstrdup(remote.values[n]) : NULL;
-			rows = lappend(rows, row);
-		}
-		dbscale_remote_close(lfirst(lc));
-	}
+		rows = list_concat(rows, read_rows(lfirst(lc), natts));
 	return rows;
 }
 

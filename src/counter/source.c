@@ -140,21 +140,55 @@ append_check_finite(StringInfo sql, List *counters)
 	}
 }
 
-/* one: there is one row at most, and nothing that 6 speaks of; few: FEW_ROWS at most. */
-static void
-append_count_rows(StringInfo sql, Operation op)
+static const char *
+rows_of(Operation op)
 {
-	const char *rows = op == ON_DELETE ? "old_rows" : "new_rows";
+	return op == ON_DELETE ? "old_rows" : "new_rows";
+}
 
-	appendStringInfo(sql, "PERFORM FROM %s OFFSET 1 LIMIT 1;\none := NOT FOUND AND NOT made_all AND made = '{}';\n"
-					 "few := one;\nIF NOT one THEN few := (SELECT count(*) FROM (SELECT FROM %s LIMIT %d) x) <= %d; END IF;\n",
-					 rows, rows, FEW_ROWS + 1, FEW_ROWS);
+/*
+ * one: there is one row at most, and nothing that 6 speaks of; where append_one_row() has
+ * taken those, there is not.  few: FEW_ROWS at most.
+ */
+static void
+append_count_rows(StringInfo sql, Operation op, bool simple)
+{
+	const char *rows = rows_of(op);
+
+	if (!simple)
+		appendStringInfo(sql, "PERFORM FROM %s OFFSET 1 LIMIT 1;\none := NOT FOUND AND NOT made_all AND made = '{}';\nfew := one;\nIF NOT one THEN ", rows);
+	appendStringInfo(sql, "few := (SELECT count(*) FROM (SELECT FROM %s LIMIT %d) x) <= %d;%s\n", rows, FEW_ROWS + 1, FEW_ROWS,
+					 simple ? "" : " END IF;");
+}
+
+/* Is one row, inserted or deleted, one statement for each group, and no more? */
+static bool
+one_is_simple(List *groups, Operation op)
+{
+	ListCell   *lc;
+
+	if (op == ON_UPDATE)
+		return false;
+	foreach(lc, groups)
+	{
+		const CounterGroup *group = lfirst(lc);
+
+		if (group->locks)
+			return false;
+		for (int n = 0; n < list_length(group->counters) && op == ON_DELETE; n++)
+			if (dbscale_counter_is_extreme(dbscale_counter_nth(group, n)))
+				return false;
+		if (!group->buffered && list_length(dbscale_counter_source_keys(group)) > 1)
+			return false;
+	}
+	return true;
 }
 
 static void
 append_operation(StringInfo sql, List *groups, List *counters, Operation op)
 {
 	ListCell   *lc;
+	bool		simple = one_is_simple(groups, op);
 
 	if (op != ON_DELETE)
 		append_check_finite(sql, counters);
@@ -168,14 +202,14 @@ append_operation(StringInfo sql, List *groups, List *counters, Operation op)
 										  dbscale_counter_deltas(group, op, false)), false);
 		append_check_snapshot(sql, group, op);
 	}
-	append_count_rows(sql, op);
+	append_count_rows(sql, op, simple);
 	foreach(lc, groups)
 	{
 		const CounterGroup *group = lfirst(lc);
 
 		if (!group->buffered)
 			continue;
-		if (op == ON_UPDATE)
+		if (op == ON_UPDATE || simple)
 			appendStringInfoString(sql, append_statement(group, dbscale_counter_deltas_to_add(group, op)));
 		else
 			appendStringInfo(sql, "IF one THEN\n%sELSE\n%sEND IF;\n", append_statement(group, dbscale_counter_deltas(group, op, true)),
@@ -189,7 +223,7 @@ append_operation(StringInfo sql, List *groups, List *counters, Operation op)
 		{
 			char	   *statement = add_statement(group, op);
 
-			if (op != ON_UPDATE && list_length(dbscale_counter_source_keys(group)) == 1)
+			if (op != ON_UPDATE && !simple && list_length(dbscale_counter_source_keys(group)) == 1)
 				appendStringInfo(sql, "IF one THEN\n%sELSIF", add_one_statement(group, op));
 			else
 				appendStringInfoString(sql, "IF");
@@ -199,6 +233,66 @@ append_operation(StringInfo sql, List *groups, List *counters, Operation op)
 		if (group->computes)
 			append_compute_made(sql, group, op);
 	}
+}
+
+/*
+ * One row, in a transaction that has made no target: what is done most often, by as few
+ * expressions as can be, of which plpgsql prepares each anew in every transaction.
+ */
+static void
+append_one_row(StringInfo sql, List *groups, List *counters, Operation op)
+{
+	ListCell   *lc;
+	bool		adds = false;
+
+	appendStringInfo(sql, "IF TG_OP = '%s' AND coalesce(current_setting('dbscale_shards.made', true), '') = '' THEN\n"
+					 "PERFORM FROM %s OFFSET 1 LIMIT 1;\nIF NOT FOUND THEN\n",
+					 op == ON_INSERT ? "INSERT" : "DELETE", rows_of(op));
+	if (op == ON_INSERT)
+		append_check_finite(sql, counters);
+	foreach(lc, groups)
+	{
+		const CounterGroup *group = lfirst(lc);
+
+		if (group->buffered)
+			appendStringInfoString(sql, append_statement(group, dbscale_counter_deltas(group, op, true)));
+		else
+			appendStringInfo(sql, "%s%s", adds ? "" : COUNTING_ON, add_one_statement(group, op));
+		adds |= !group->buffered;
+	}
+	appendStringInfo(sql, "%sRETURN NULL;\nEND IF;\nEND IF;\n", adds ? COUNTING_OFF : "");
+}
+
+static const char *const truncate_check = "IF current_setting('transaction_isolation') NOT LIKE 'read%' THEN\n"
+"  RAISE EXCEPTION USING ERRCODE = '0A000',\n"
+"    MESSAGE = 'a table with a buffered counter cannot be truncated in a transaction that is '"
+" || current_setting('transaction_isolation'),\n"
+"    DETAIL = 'What the counter has pending may be newer than the transaction''s snapshot.',\n"
+"    HINT = 'Use a transaction that is read committed.';\nEND IF;\n";
+
+/* Before TRUNCATE of the source: what its rows say is taken away (5 of carry.c). */
+static void
+append_before_truncate(StringInfo sql, List *groups)
+{
+	ListCell   *lc;
+	bool		any = false;
+
+	foreach(lc, groups)
+	{
+		const CounterGroup *group = lfirst(lc);
+		const char *k = dbscale_counter_list_k(group->nkeys, "");
+
+		if (!group->apart)
+			continue;
+		if (!any)
+			appendStringInfo(sql, "IF TG_WHEN = 'BEFORE' THEN\n%s", truncate_check);
+		any = true;
+		appendStringInfo(sql, "INSERT INTO %s (%s, delta) SELECT %s, - x FROM (%s) a WHERE x <> 0;\n",
+						 dbscale_counter_buffer_name(group->place, linitial(group->counters)), k, k,
+						 dbscale_counter_true_values(group->place, linitial(group->counters)));
+	}
+	if (any)
+		appendStringInfoString(sql, "RETURN NULL;\nEND IF;\n");
 }
 
 /* TRUNCATE of the source: every target has the empty value. */
@@ -213,6 +307,8 @@ append_truncate(StringInfo sql, List *groups)
 		StringInfoData set;
 		StringInfoData where;
 
+		if (group->apart)
+			continue;
 		initStringInfo(&set);
 		initStringInfo(&where);
 		for (int n = 0; n < list_length(group->counters); n++)
@@ -224,12 +320,7 @@ append_truncate(StringInfo sql, List *groups)
 			appendStringInfo(&where, "%starget_.%s IS DISTINCT FROM %s", n ? " OR " : "", column, dbscale_counter_empty(counter));
 		}
 		if (group->buffered)
-			appendStringInfo(sql, "IF current_setting('transaction_isolation') NOT LIKE 'read%%' THEN\n"
-							 "  RAISE EXCEPTION USING ERRCODE = '0A000',\n"
-							 "    MESSAGE = 'a table with a buffered counter cannot be truncated in a transaction that is '"
-							 " || current_setting('transaction_isolation'),\n"
-							 "    DETAIL = 'What the counter has pending may be newer than the transaction''s snapshot.',\n"
-							 "    HINT = 'Use a transaction that is read committed.';\nEND IF;\nDELETE FROM %s;\n",
+			appendStringInfo(sql, "%sDELETE FROM %s;\n", truncate_check,
 							 dbscale_counter_buffer_name(group->place, linitial(group->counters)));
 		appendStringInfo(sql, "PERFORM FROM (SELECT FROM %s AS target_ WHERE %s ORDER BY %s FOR NO KEY UPDATE) x;\n"
 						 "UPDATE %s AS target_ SET %s WHERE %s;\n",
@@ -258,10 +349,15 @@ dbscale_counter_source_sql(const CounterPlace *place, Oid source, List *counters
 		return dbscale_counter_drop_function(table, function, dbscale_counter_source_triggers,
 											 lengthof(dbscale_counter_source_triggers));
 	initStringInfo(&body);
+	append_before_truncate(&body, groups);
+	for (Operation op = ON_INSERT; op <= ON_DELETE; op++)
+		if (one_is_simple(groups, op))
+			append_one_row(&body, groups, counters, op);
 	/* where tables count one another, our UPDATEs fire this again: those of no row end it */
 	appendStringInfoString(&body, "IF TG_OP = 'UPDATE' THEN\nPERFORM FROM new_rows LIMIT 1;\nIF NOT FOUND THEN RETURN NULL; END IF;\nEND IF;\n");
 	/* an assignment is much faster than PERFORM, which is a query */
-	appendStringInfo(&body, "ignored := set_config('" COUNTING "', 'on', true);\n"
+	appendStringInfo(&body, COUNTING_ON
+					 "made := '{}';\nmade_all := false;\n"
 					 "ignored := current_setting('dbscale_shards.made', true);\n"
 					 "IF ignored = '*' THEN made_all := true;\n"
 					 "ELSIF ignored <> '' THEN made := string_to_array(ignored, ',')::integer[];\nEND IF;\n");
@@ -272,13 +368,17 @@ dbscale_counter_source_sql(const CounterPlace *place, Oid source, List *counters
 	}
 	appendStringInfoString(&body, "ELSE\n");
 	append_truncate(&body, groups);
-	appendStringInfoString(&body, "END IF;\nignored := set_config('" COUNTING "', counting, true);\nRETURN NULL;\n");
+	appendStringInfoString(&body, "END IF;\n" COUNTING_OFF "RETURN NULL;\n");
 
 	commands = dbscale_counter_create_function(place, function, dbscale_counter_owner(((Counter *) linitial(counters))->target),
-							   "made integer[] := '{}';\nmade_all boolean := false;\none boolean;\nfew boolean;\nn integer;\n", body.data);
+							   "made integer[];\nmade_all boolean;\none boolean;\nfew boolean;\nn integer;\n", body.data);
 	for (int i = 0; i < lengthof(events); i++)
 		commands = lappend(commands, psprintf("CREATE OR REPLACE TRIGGER %s AFTER %s ON %s %s FOR EACH STATEMENT %s"
 											  " EXECUTE FUNCTION %s()", dbscale_counter_source_triggers[i], events[i], table, rows[i],
 											  dbscale_counter_when(place, NULL), function));
-	return commands;
+	if (!dbscale_counter_any_apart(groups))
+		return lappend(commands, psprintf("DROP TRIGGER IF EXISTS \"%s\" ON %s", dbscale_counter_source_triggers[4], table));
+	return lappend(commands, psprintf("CREATE OR REPLACE TRIGGER \"%s\" BEFORE TRUNCATE ON %s FOR EACH STATEMENT %s"
+									  " EXECUTE FUNCTION %s()", dbscale_counter_source_triggers[4], table,
+									  dbscale_counter_when(place, NULL), function));
 }

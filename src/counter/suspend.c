@@ -18,6 +18,12 @@
  *
  * Outside of a transaction block there is no second command, so there the first is
  * refused at once, before its rows have been copied for an hour.
+ *
+ * A counter whose tables are not colocated is kept wherever they are, so it is suspended
+ * only while one of them is converted: afterwards 3 holds, for where the tables are then.
+ * They may be colocated then, or both plain: it becomes such a counter, in mode buffered.
+ * And a buffered one may become apart when both tables are distributed, not colocated.
+ * Carriers are held out first, and what one has prepared is waited for.
  */
 #include "counter/internal.h"
 
@@ -31,14 +37,6 @@ static Oid
 other_table(const Counter *counter, Oid relid)
 {
 	return counter->source == relid ? counter->target : counter->source;
-}
-
-static bool
-is_sharded(Oid relid)
-{
-	const DistributedTable *table = dbscale_catalog_table(relid);
-
-	return table != NULL && !table->is_reference;
 }
 
 static void
@@ -59,15 +57,15 @@ refuse_alone(const Counter *counter, Oid relid, bool to_shards)
 					 counter->name)));
 }
 
-/* A counter whose tables are in different places is kept in both, and none of this holds for it. */
+/* One that is not apart is where both its tables are. */
 static void
 check_together(const Counter *counter, Oid relid, bool to_shards)
 {
 	const DistributedTable *source = dbscale_catalog_table(counter->source);
 	const DistributedTable *target = dbscale_catalog_table(counter->target);
 
-	if (is_sharded(counter->source) == is_sharded(counter->target) &&
-		(!is_sharded(counter->source) || source->group == target->group))
+	if (counter->apart || (dbscale_counter_is_sharded(counter->source) == dbscale_counter_is_sharded(counter->target) &&
+						   (!dbscale_counter_is_sharded(counter->source) || source->group->id == target->group->id)))
 		return;
 	ereport(ERROR,
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -99,8 +97,11 @@ take_away(List *counters)
 		sources = list_append_unique_oid(sources, counter->source);
 		targets = list_append_unique_oid(targets, counter->target);
 		if (counter->buffered)
-			foreach(lp, dbscale_counter_places(counter->target))
+			foreach(lp, dbscale_counter_delta_places(counter))
 				dbscale_counter_send_all(batch, lfirst(lp), InvalidOid, dbscale_counter_drop_buffer_sql(lfirst(lp), counter));
+		if (counter->apart)
+			foreach(lp, dbscale_counter_places(counter->target))
+				dbscale_counter_send_all(batch, lfirst(lp), InvalidOid, dbscale_counter_drop_orphans_sql(lfirst(lp), counter));
 	}
 	(void) dbscale_counter_finish(batch);
 	foreach(lc, sources)
@@ -117,11 +118,18 @@ suspend(List *counters, Oid relid, bool to_shards)
 	foreach(lc, counters)
 	{
 		check_together(lfirst(lc), relid, to_shards);
-		if (other_table(lfirst(lc), relid) != relid && !IsTransactionBlock())
+		if (other_table(lfirst(lc), relid) != relid && !((Counter *) lfirst(lc))->apart && !IsTransactionBlock())
 			refuse_alone(lfirst(lc), relid, to_shards);
 	}
 	foreach(lc, counters)
 		LockRelationOid(other_table(lfirst(lc), relid), AccessExclusiveLock);
+	foreach(lc, counters)
+	{
+		const Counter *counter = lfirst(lc);
+
+		if (counter->apart)
+			dbscale_counter_hold(counter, list_concat(dbscale_counter_places(counter->source), dbscale_counter_places(counter->target)), false);
+	}
 	dbscale_counter_execute(psprintf("UPDATE dbscale.counter SET suspended = true WHERE %u IN (source, target)", relid));
 	take_away(counters);
 }
@@ -134,7 +142,7 @@ dbscale_counter_suspend(Oid relid, bool to_shards)
 	int			context;
 
 	/* what is there already, the command will say */
-	if (is_sharded(relid) == to_shards)
+	if (dbscale_counter_is_sharded(relid) == to_shards)
 		return;
 	GetUserIdAndSecContext(&user, &context);
 	SetUserIdAndSecContext(dbscale_extension_owner(), context | SECURITY_LOCAL_USERID_CHANGE);
@@ -155,11 +163,12 @@ dbscale_counter_resume(Oid relid)
 	{
 		Counter    *counter = lfirst(lc);
 
-		if (is_sharded(counter->source) != is_sharded(counter->target))
+		if (!counter->apart && dbscale_counter_is_sharded(counter->source) != dbscale_counter_is_sharded(counter->target))
 			continue;
+		counter->apart = counter->buffered && dbscale_counter_is_apart(counter);
 		dbscale_counter_check(counter);
-		dbscale_counter_execute(psprintf("UPDATE dbscale.counter SET suspended = false WHERE counter = %s",
-										 quote_literal_cstr(counter->name)));
+		dbscale_counter_execute(psprintf("UPDATE dbscale.counter SET suspended = false, apart = %s WHERE counter = %s",
+										 counter->apart ? "true" : "false", quote_literal_cstr(counter->name)));
 		dbscale_counter_keep(counter);
 	}
 }

@@ -93,13 +93,15 @@
 #include "miscadmin.h"
 #include "utils/builtins.h"
 
-const char *const dbscale_counter_source_triggers[4] = {
-	"dbscale_counter_insert", "dbscale_counter_delete", "dbscale_counter_update", "dbscale_counter_truncate"
+/* Those with a ~ begin late in the alphabet: they fire after the users' own BEFORE triggers. */
+const char *const dbscale_counter_source_triggers[COUNTER_SOURCE_TRIGGERS] = {
+	"dbscale_counter_insert", "dbscale_counter_delete", "dbscale_counter_update", "dbscale_counter_truncate",
+	"~dbscale_counter_empty"
 };
 
-/* The first two begin late in the alphabet: they fire after the users' own BEFORE triggers. */
-const char *const dbscale_counter_target_triggers[4] = {
-	"~dbscale_counter_begin", "~dbscale_counter_guard", "dbscale_counter_made", "dbscale_counter_rekeyed"
+const char *const dbscale_counter_target_triggers[COUNTER_TARGET_TRIGGERS] = {
+	"~dbscale_counter_begin", "~dbscale_counter_guard", "dbscale_counter_made", "dbscale_counter_rekeyed",
+	"dbscale_counter_gone", "~dbscale_counter_all_gone"
 };
 
 static const char *
@@ -146,7 +148,7 @@ dbscale_counter_create_function(const CounterPlace *place, const char *name, Oid
 {
 	List	   *commands;
 	char	   *text = psprintf("\n#variable_conflict use_column\nDECLARE\n"
-								"counting text := coalesce(current_setting('" COUNTING "', true), '');\nignored text;\n%sBEGIN\n%sEND;\n",
+								"counting text;\nignored text;\n%sBEGIN\n%sEND;\n",
 								declare, body);
 
 	commands = list_make1(psprintf("CREATE OR REPLACE FUNCTION %s() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER"

@@ -17,6 +17,9 @@
  *
  * Foreign keys hold at every moment: rows are inserted into referenced tables first,
  * and deleted from referencing tables first.
+ *
+ * This is for few rows, and for whoever is in a transaction.  A key of many rows is
+ * brought to its shard while it is read and written: rebalance/assign.c.
  */
 #include "ddl/ddl.h"
 
@@ -35,13 +38,13 @@ typedef struct KeyMove
 	const Shard *source;
 	const Shard *target;
 	List	   *members;		/* of const DistributedTable *, referenced tables first */
+	List	   *tables;			/* of KeyTable *: the members', and what counters have beside them */
 } KeyMove;
 
-DBSCALE_FUNCTION(dbscale_assign_key);
-
-static void
-check_strategy(const DistributedTable *table)
+void
+dbscale_ddl_check_directory(Oid relid)
 {
+	const DistributedTable *table = dbscale_catalog_require_distributed(relid);
 	ShardStrategy strategy = table->group->strategy;
 
 	if (strategy == SHARD_HASH || strategy == SHARD_DIRECTORY)
@@ -57,8 +60,7 @@ check_strategy(const DistributedTable *table)
 static void
 lock_foreign_table(const DistributedTable *table, int number)
 {
-	const Shard *shard = dbscale_ddl_require_shard(table, number);
-	Oid			foreign_table = table->foreign_tables[shard - table->group->shards];
+	Oid			foreign_table = dbscale_catalog_foreign_table(table, number);
 
 	if (OidIsValid(foreign_table))
 		LockRelationOid(foreign_table, AccessExclusiveLock);
@@ -82,13 +84,33 @@ key_parameter(const KeyMove *move)
 	return params;
 }
 
-/* FROM the source's table, with the key's rows alone; $1 gets the column's type. */
-static char *
-from_source(const KeyMove *move, const DistributedTable *member)
+static List *
+key_tables(const KeyMove *move)
 {
-	return psprintf("FROM %s WHERE %s OPERATOR(pg_catalog.=) $1",
-					dbscale_ddl_shard_table_name(member, move->source->number),
-					quote_identifier(get_attname(member->relid, member->key_attno, false)));
+	List	   *tables = NIL;
+	ListCell   *lc;
+
+	foreach(lc, move->members)
+	{
+		const DistributedTable *member = lfirst(lc);
+		KeyTable   *table = palloc(sizeof(KeyTable));
+
+		table->from = dbscale_ddl_shard_table_name(member, move->source->number);
+		table->to = dbscale_ddl_shard_table_name(member, move->target->number);
+		table->columns = dbscale_ddl_column_list(member->relid);
+		/* $1 gets the column's type */
+		table->condition = psprintf("%s OPERATOR(pg_catalog.=) $1", quote_identifier(get_attname(member->relid, member->key_attno, false)));
+		tables = lappend(tables, table);
+	}
+	if (dbscale_ddl_key_tables_hook)
+		tables = list_concat(tables, dbscale_ddl_key_tables_hook(move->table->group, move->source, move->target));
+	return tables;
+}
+
+static char *
+select_rows(const KeyTable *table)
+{
+	return psprintf("SELECT %s FROM %s WHERE %s", table->columns, table->from, table->condition);
 }
 
 static void
@@ -108,26 +130,19 @@ lock_source(const KeyMove *move)
 }
 
 static void
-insert_on_node(const KeyMove *move, const DistributedTable *member)
+insert_on_node(const KeyMove *move, const KeyTable *table)
 {
-	char	   *columns = dbscale_ddl_column_list(member->relid);
-	char	   *sql = psprintf("INSERT INTO %s (%s) SELECT %s %s",
-							   dbscale_ddl_shard_table_name(member, move->target->number),
-							   columns, columns, from_source(move, member));
-
-	(void) dbscale_remote_execute(connection_for(move->source->node), sql, key_parameter(move), NULL);
+	(void) dbscale_remote_execute(connection_for(move->source->node),
+								  psprintf("INSERT INTO %s (%s) %s", table->to, table->columns, select_rows(table)),
+								  key_parameter(move), NULL);
 }
 
 static void
-copy_between_nodes(const KeyMove *move, const DistributedTable *member)
+copy_between_nodes(const KeyMove *move, const KeyTable *table)
 {
-	char	   *columns = dbscale_ddl_column_list(member->relid);
-
-	dbscale_ddl_copy_rows(connection_for(move->source->node),
-						  psprintf("SELECT %s %s", columns, from_source(move, member)), key_parameter(move),
+	dbscale_ddl_copy_rows(connection_for(move->source->node), select_rows(table), key_parameter(move),
 						  connection_for(move->target->node),
-						  psprintf("COPY %s (%s) FROM STDIN",
-								   dbscale_ddl_shard_table_name(member, move->target->number), columns));
+						  psprintf("COPY %s (%s) FROM STDIN", table->to, table->columns));
 }
 
 /* The triggers that keep counters are quiet meanwhile: these move with their rows. */
@@ -141,27 +156,44 @@ set_moving(const KeyMove *move, bool moving)
 		(void) dbscale_remote_execute(connection_for(move->target->node), sql, REMOTE_NO_PARAMS, NULL);
 }
 
+/* Nodes in one order: what counters wait for there others may want on both. */
+static void
+prepare_counters(const KeyMove *move)
+{
+	const TableGroup *group = move->table->group;
+	bool		source_first = move->source->node->serverid <= move->target->node->serverid;
+
+	if (source_first)
+		dbscale_ddl_run_shard_hook(group, move->source, SHARD_LEAVING);
+	dbscale_ddl_run_shard_hook(group, move->target, SHARD_RECEIVING);
+	if (!source_first)
+		dbscale_ddl_run_shard_hook(group, move->source, SHARD_LEAVING);
+}
+
 static void
 move_rows(const KeyMove *move)
 {
 	bool		same_node = move->source->node == move->target->node;
+	ListCell   *lc;
 
 	lock_source(move);
-	dbscale_ddl_run_shard_hook(move->table->group, move->source, SHARD_LEAVING);
+	prepare_counters(move);
 	set_moving(move, true);
-	for (int i = 0; i < list_length(move->members); i++)
+	foreach(lc, move->tables)
 	{
-		const DistributedTable *member = list_nth(move->members, i);
-
 		if (same_node)
-			insert_on_node(move, member);
+			insert_on_node(move, lfirst(lc));
 		else
-			copy_between_nodes(move, member);
+			copy_between_nodes(move, lfirst(lc));
 	}
-	for (int i = list_length(move->members) - 1; i >= 0; i--)
+	for (int i = list_length(move->tables) - 1; i >= 0; i--)
+	{
+		const KeyTable *table = list_nth(move->tables, i);
+
 		(void) dbscale_remote_execute(connection_for(move->source->node),
-									  psprintf("DELETE %s", from_source(move, list_nth(move->members, i))),
+									  psprintf("DELETE FROM %s WHERE %s", table->from, table->condition),
 									  key_parameter(move), NULL);
+	}
 	set_moving(move, false);
 }
 
@@ -197,6 +229,7 @@ assign_key(const DistributedTable *table, Datum key, int number)
 
 	move.key_text = dbscale_key_to_text(table->group->key_type, key);
 	move.members = dbscale_ddl_order_members(table->group);
+	move.tables = key_tables(&move);
 	foreach(lc, move.members)
 	{
 		lock_foreign_table(lfirst(lc), move.source->number);
@@ -207,42 +240,16 @@ assign_key(const DistributedTable *table, Datum key, int number)
 	write_directory(&move);
 }
 
-static void
-check_arguments(FunctionCallInfo fcinfo)
+void
+dbscale_ddl_assign_key(Oid relid, Datum value, Oid type, int shard)
 {
-	static const char *const names[] = {"relation", "key", "shard"};
-
-	for (int i = 0; i < lengthof(names); i++)
-	{
-		if (PG_ARGISNULL(i))
-			ereport(ERROR,
-					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-					 errmsg("argument \"%s\" must not be null", names[i]),
-					 i == 1 ?
-					 errdetail("Rows whose key is null are always in shard 0.") :
-					 errdetail("The function cannot do without it."),
-					 errhint("Give a value.")));
-	}
-}
-
-/* Arguments: relation regclass, key anyelement (or text), shard int. */
-Datum
-dbscale_assign_key(PG_FUNCTION_ARGS)
-{
-	const DistributedTable *table;
+	const DistributedTable *table = dbscale_ddl_lock_group(relid, "assign_key");
+	Datum		key = dbscale_cast_key(table, value, type);
 	Oid			user;
 	int			context;
-	Datum		key;
-
-	check_arguments(fcinfo);
-	dbscale_ddl_check_isolation("assign_key");
-	check_strategy(dbscale_catalog_require_distributed(PG_GETARG_OID(0)));
-	table = dbscale_ddl_lock_group(PG_GETARG_OID(0), "assign_key");
-	key = dbscale_cast_key(table, PG_GETARG_DATUM(1), get_fn_expr_argtype(fcinfo->flinfo, 1));
 
 	GetUserIdAndSecContext(&user, &context);
 	SetUserIdAndSecContext(dbscale_extension_owner(), context | SECURITY_LOCAL_USERID_CHANGE);
-	assign_key(table, key, PG_GETARG_INT32(2));
+	assign_key(table, key, shard);
 	SetUserIdAndSecContext(user, context);
-	PG_RETURN_VOID();
 }

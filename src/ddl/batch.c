@@ -8,6 +8,7 @@
 void		(*dbscale_ddl_before_hook) (Oid relid, bool to_shards) = NULL;
 void		(*dbscale_ddl_after_hook) (Oid relid) = NULL;
 List	   *(*dbscale_ddl_shard_sql_hook) (const TableGroup *group, const Shard *shard, ShardMoment moment) = NULL;
+List	   *(*dbscale_ddl_key_tables_hook) (const TableGroup *group, const Shard *source, const Shard *target) = NULL;
 
 /* A node's results are read when so many commands are under way in all. */
 #define BATCH_LENGTH 512

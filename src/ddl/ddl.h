@@ -6,6 +6,7 @@
 #define DBSCALE_DDL_H
 
 #include "executor/wrapper.h"
+#include "nodes/bitmapset.h"
 
 /*
  * Commands that dbscale gives itself on the coordinator (internal.c).  While
@@ -62,6 +63,13 @@ extern List *dbscale_ddl_order_members(const TableGroup *group);
 /* A query's rows into a COPY FROM STDIN in text format on another connection. */
 extern void dbscale_ddl_copy_rows(RemoteConnection *from, const char *query, const RemoteParams *params,
 								  RemoteConnection *to, const char *copy);
+
+/*
+ * A key to a shard, with its rows, in the current transaction (assign_key.c); the key as
+ * a value of this type, or as text.  check_directory: an error for tables without one.
+ */
+extern void dbscale_ddl_assign_key(Oid relid, Datum value, Oid type, int shard);
+extern void dbscale_ddl_check_directory(Oid relid);
 
 /* Before a table is touched (checks.c): opens it, locked, for its owner alone. */
 extern Relation dbscale_ddl_open_for_command(Oid relid, const char *command);
@@ -174,6 +182,17 @@ extern ShardPlacement *dbscale_placement_begin(int group_id);
 extern const char *dbscale_placement_next(ShardPlacement *placement);
 extern void dbscale_placement_put(ShardPlacement *placement, const char *node);
 
+/*
+ * For a split or merge: the foreign table of a shard whose row is in dbscale.shard, and
+ * its end; the caller has the parent locked and tells of the change.
+ */
+extern void dbscale_ddl_attach_shard(Oid relid, int shard);
+extern void dbscale_ddl_detach_shard(Oid foreign_table);
+/* A number, not one of `taken`, that no shard of the group has and by which no tables of jobs are named. */
+extern int	dbscale_ddl_new_shard_number(const DistributedTable *table, const Bitmapset *taken);
+/* Commands that give a shard's table on its node, with indexes and statistics, the names of another number. */
+extern List *dbscale_ddl_shard_rename_sql(const DistributedTable *table, int from, int to);
+
 /* Adds one shard (catalog row, node tables, foreign tables) to a range or list group. */
 extern int	dbscale_ddl_add_shard(Oid relation, const char *bounds_json, const char *node);
 
@@ -185,11 +204,14 @@ extern int	dbscale_ddl_add_shard(Oid relation, const char *bounds_json, const ch
  * runs SHARD_LEAVING on the source when writers are shut out and before it waits for the
  * last change; SHARD_MADE on the target (a Shard with that node) when that is applied, so
  * under the locks of the switch: or the triggers would count what is applied again; and
- * SHARD_LEFT on the source when the old tables have been dropped.
+ * SHARD_LEFT on the source when the old tables have been dropped.  Where a key moves
+ * between two shards these get SHARD_LEAVING and SHARD_RECEIVING, under both shards' locks,
+ * and key_tables returns what else has rows of the key (KeyTable *).
  */
 extern void (*dbscale_ddl_before_hook) (Oid relid, bool to_shards);
 extern void (*dbscale_ddl_after_hook) (Oid relid);
 extern List *(*dbscale_ddl_shard_sql_hook) (const TableGroup *group, const Shard *shard, ShardMoment moment);
+extern List *(*dbscale_ddl_key_tables_hook) (const TableGroup *group, const Shard *source, const Shard *target);
 /* Run these commands on the shard's node, in the current transaction. */
 extern void dbscale_ddl_run_shard_hook(const TableGroup *group, const Shard *shard, ShardMoment moment);
 

@@ -339,14 +339,14 @@ create_foreign_table(Oid relid, const char *stored_name, ShardStrategy strategy,
 				 foreign, relid, shard));
 }
 
-/* Foreign tables for the group's shards from number `first` on. */
+/* Foreign tables for the group's shards with numbers from `first` to `last`. */
 static void
-create_foreign_tables(Oid relid, const TableGroup *group, const char *stored_name, int first)
+create_foreign_tables(Oid relid, const TableGroup *group, const char *stored_name, int first, int last)
 {
 	List	   *hidden = dbscale_ddl_hide_unique(relid);
 	List	   *rows = dbscale_ddl_query_rows(
-		psprintf("SELECT shard, node, bounds FROM dbscale.shard WHERE group_id = %d AND shard >= %d"
-				 " ORDER BY shard", group->id, first));
+		psprintf("SELECT shard, node, bounds FROM dbscale.shard WHERE group_id = %d AND shard BETWEEN %d AND %d"
+				 " ORDER BY shard", group->id, first, last));
 	ListCell   *lc;
 
 	foreach(lc, rows)
@@ -357,6 +357,26 @@ create_foreign_tables(Oid relid, const TableGroup *group, const char *stored_nam
 	}
 	dbscale_ddl_show_unique(hidden);
 	dbscale_catalog_changed(list_make1_oid(relid));
+}
+
+void
+dbscale_ddl_attach_shard(Oid relid, int shard)
+{
+	const DistributedTable *table = dbscale_catalog_require_distributed(relid);
+
+	create_foreign_tables(relid, table->group, table->stored_name, shard, shard);
+}
+
+void
+dbscale_ddl_detach_shard(Oid foreign_table)
+{
+	ObjectAddress address;
+
+	(void) dbscale_ddl_execute_as_owner(psprintf("DELETE FROM dbscale.shard_table WHERE foreign_table = %u",
+												 foreign_table));
+	ObjectAddressSet(address, RelationRelationId, foreign_table);
+	performDeletion(&address, DROP_RESTRICT, PERFORM_DELETION_INTERNAL | PERFORM_DELETION_QUIETLY);
+	CommandCounterIncrement();
 }
 
 /* The tables, still without indexes, on the nodes of the shards from `first` on. */
@@ -462,7 +482,7 @@ foreign_table_for(const DistributedTable *table, TupleTableSlot *slot)
 
 	if (shard == NULL)
 		no_shard_for(table, key, isnull);
-	return table->foreign_tables[shard - table->group->shards];
+	return dbscale_catalog_foreign_table(table, number);
 }
 
 /*
@@ -541,7 +561,7 @@ distribute(Distribution *d, int64 bytes)
 	table = dbscale_catalog_require_distributed(d->relid);
 
 	dbscale_progress_step("creating shards");
-	create_foreign_tables(d->relid, table->group, table->stored_name, 0);
+	create_foreign_tables(d->relid, table->group, table->stored_name, 0, DBSCALE_HASH_MODULUS);
 	table = dbscale_catalog_require_distributed(d->relid);
 	create_shard_tables(table, 0);
 	DEBUG_POINT("distribute_tables_made");
@@ -663,6 +683,40 @@ lock_members(const TableGroup *group)
 	return members;
 }
 
+/* Has the catalog it, or do jobs use it, or has one left tables, or what counters have beside them, of that number? */
+static bool
+is_number_used(const TableGroup *group, int number)
+{
+	if (dbscale_catalog_shard(group, number) != NULL)
+		return true;
+	return dbscale_ddl_execute_as_owner(
+		psprintf("SELECT 1 FROM dbscale.cleanup c JOIN dbscale.distributed_table t ON t.group_id = %d"
+				 " WHERE (c.kind = 'table' AND c.name = t.stored_name || '_%d')"
+				 " OR EXISTS (SELECT FROM dbscale.job j WHERE j.job = c.job AND j.relation_id = t.relation AND j.shard = %d) LIMIT 1",
+				 group->id, number, number)) > 0;
+}
+
+int
+dbscale_ddl_new_shard_number(const DistributedTable *table, const Bitmapset *taken)
+{
+	const TableGroup *group = table->group;
+	int			next = group->nshards == 0 ? 0 : group->shards[group->nshards - 1].number + 1;
+
+	/* behind the last, and in the gaps when there is no room any more */
+	for (int i = 0; i < DBSCALE_HASH_MODULUS; i++)
+	{
+		int			number = (next + i) % DBSCALE_HASH_MODULUS;
+
+		if (!bms_is_member(number, taken) && !is_number_used(group, number))
+			return number;
+	}
+	ereport(ERROR,
+			(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+			 errmsg("table \"%s\" has too many shards", get_rel_name(table->relid)),
+			 errdetail("Shards are numbered up to %d.", DBSCALE_HASH_MODULUS - 1),
+			 errhint("Distribute it anew with wider shards.")));
+}
+
 int
 dbscale_ddl_add_shard(Oid relation, const char *bounds_json, const char *node)
 {
@@ -674,14 +728,7 @@ dbscale_ddl_add_shard(Oid relation, const char *bounds_json, const char *node)
 
 	table = dbscale_catalog_require_distributed(relation);
 	bounds = parse_new_shard(table, bounds_json);
-	number = table->group->nshards == 0 ? 0 :
-		table->group->shards[table->group->nshards - 1].number + 1;
-	if (number >= DBSCALE_HASH_MODULUS)
-		ereport(ERROR,
-				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
-				 errmsg("table \"%s\" has too many shards", get_rel_name(relation)),
-				 errdetail("Shards are numbered up to %d.", DBSCALE_HASH_MODULUS - 1),
-				 errhint("Distribute it anew with wider shards.")));
+	number = dbscale_ddl_new_shard_number(table, NULL);
 	if (bounds->node != NULL)
 		node = bounds->node;
 	if (node == NULL)
@@ -696,7 +743,7 @@ dbscale_ddl_add_shard(Oid relation, const char *bounds_json, const char *node)
 
 		dbscale_catalog_changed(list_make1_oid(lfirst_oid(lc)));
 		member = dbscale_catalog_require_distributed(lfirst_oid(lc));
-		create_foreign_tables(member->relid, member->group, member->stored_name, number);
+		create_foreign_tables(member->relid, member->group, member->stored_name, number, number);
 		member = dbscale_catalog_require_distributed(lfirst_oid(lc));
 		create_shard_tables(member, number);
 		finish_shard_tables(member, number);

@@ -99,13 +99,15 @@ require_all_enabled(void)
 
 /*
  * As every write does, whatever is run on shards keeps them from being moved, and looks
- * up their nodes after that.
+ * up their nodes after that; and from being split, by the lock on the table.
  */
 static const DistributedTable *
 lock_shards(const DistributedTable *table)
 {
 	Oid			relid = table->relid;
 
+	LockRelationOid(relid, AccessShareLock);
+	table = dbscale_catalog_require_distributed(relid);
 	for (int i = 0; i < table->group->nshards; i++)
 		if (OidIsValid(table->foreign_tables[i]))
 			LockRelationOid(table->foreign_tables[i], RowExclusiveLock);

@@ -84,9 +84,12 @@ binary_kind(Oid type)
 static WireKind
 wire_kind(Oid type)
 {
-	WireKind	kind;
+	WireKind	kind = binary_kind(type);
 	Oid			element;
 
+	/* most are of these, which takes no look into a catalog */
+	if (kind != WIRE_TEXT)
+		return kind;
 	type = getBaseType(type);
 	kind = binary_kind(type);
 	if (kind != WIRE_TEXT)
@@ -111,6 +114,13 @@ dbscale_wire_is_binary(Oid type)
 	return wire_kind(type) != WIRE_TEXT;
 }
 
+/* Is it written and read by functions of the type? */
+static bool
+uses_functions(WireKind kind)
+{
+	return kind == WIRE_TEXT || kind == WIRE_LABEL || kind == WIRE_JSONB || kind == WIRE_SEND;
+}
+
 void
 dbscale_wire_init_writer(WireWriter *writer, Oid type, bool binary)
 {
@@ -119,6 +129,8 @@ dbscale_wire_init_writer(WireWriter *writer, Oid type, bool binary)
 
 	writer->kind = binary ? wire_kind(type) : WIRE_TEXT;
 	writer->format = writer->kind == WIRE_TEXT ? 0 : 1;
+	if (!uses_functions(writer->kind))
+		return;
 	if (writer->kind == WIRE_TEXT || writer->kind == WIRE_LABEL)
 		getTypeOutputInfo(type, &function, &varlena);
 	else
@@ -150,8 +162,10 @@ dbscale_wire_init_reader(WireReader *reader, Oid type, int32 typmod, bool binary
 
 	reader->kind = binary ? wire_kind(type) : WIRE_TEXT;
 	reader->typmod = typmod;
-	if (get_typtype(type) == TYPTYPE_DOMAIN)
+	if (reader->kind != binary_kind(type) && get_typtype(type) == TYPTYPE_DOMAIN)
 		reader->kind = domain_kind(reader->kind, getBaseType(type));
+	if (!uses_functions(reader->kind))
+		return;
 	/* the binary form of these two is, or holds, text in the database's encoding */
 	if (reader->kind == WIRE_TEXT || reader->kind == WIRE_LABEL || reader->kind == WIRE_JSONB)
 		getTypeInputInfo(type, &function, &reader->ioparam);

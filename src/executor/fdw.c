@@ -325,6 +325,7 @@ dbscale_fdw_handler(PG_FUNCTION_ARGS)
 	routine->ForeignAsyncConfigureWait = NULL;
 	routine->ForeignAsyncNotify = NULL;
 	dbscale_security_wrap_callbacks(routine);
+	dbscale_locking_wrap_callbacks(routine);
 
 	PG_RETURN_POINTER(routine);
 }

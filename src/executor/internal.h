@@ -261,6 +261,12 @@ extern void dbscale_maintain_set_callbacks(FdwRoutine *routine);
 
 /* Call it last: it wraps the planning callbacks that are set. */
 extern void dbscale_security_wrap_callbacks(FdwRoutine *routine);
+
+/* ---- locking.c ---- */
+
+/* Does the scan's statement end in FOR UPDATE or FOR SHARE? */
+extern bool dbscale_locking_is_in(const char *sql);
+extern void dbscale_locking_wrap_callbacks(FdwRoutine *routine);
 extern void dbscale_security_check_row(EState *estate, ResultRelInfo *rinfo,
 									   TupleTableSlot *slot, bool insert);
 

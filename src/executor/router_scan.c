@@ -174,10 +174,7 @@ find_shard(RouterScanState *state, const DistributedTable *table, Datum key, boo
 static Oid
 shard_table(Oid relation, int shard)
 {
-	const DistributedTable *table = dbscale_catalog_require_distributed(relation);
-	const Shard *found = dbscale_catalog_shard(table->group, shard);
-
-	return table->foreign_tables[found - table->group->shards];
+	return dbscale_catalog_foreign_table(dbscale_catalog_require_distributed(relation), shard);
 }
 
 static const ShardNode *

@@ -258,16 +258,6 @@ result_descriptor(ForeignScanRun *scan)
 	return desc;
 }
 
-static bool
-is_locking(ForeignScanRun *scan)
-{
-	int			length = strlen(scan->sql);
-
-	/* the deparser writes FOR UPDATE or FOR SHARE last */
-	return (length > 11 && strcmp(scan->sql + length - 11, " FOR UPDATE") == 0) ||
-		(length > 10 && strcmp(scan->sql + length - 10, " FOR SHARE") == 0);
-}
-
 ForeignScanRun *
 dbscale_run_add_scan(ForeignScanState *node, List *fdw_private, bool direct)
 {
@@ -294,7 +284,7 @@ dbscale_run_add_scan(ForeignScanState *node, List *fdw_private, bool direct)
 		scan->result_rel = node->resultRelInfo;
 	}
 	else
-		scan->locks_rows = is_locking(scan);
+		scan->locks_rows = dbscale_locking_is_in(scan->sql);
 	if (!direct || scan->has_returning)
 		scan->reader = dbscale_row_reader_create(result_descriptor(scan), retrieved,
 												 binary, scan->label);

@@ -25,6 +25,8 @@
 #include "nodes/makefuncs.h"
 #include "nodes/nodeFuncs.h"
 #include "parser/parser.h"
+#include "plan/table_name.h"
+#include "plan/text_cache.h"
 #include "utils/builtins.h"
 #include "utils/datetime.h"
 #include "utils/float.h"
@@ -44,10 +46,8 @@ static char *
 foreign_table_name(Oid relation, int position)
 {
 	const DistributedTable *table = dbscale_catalog_require_distributed(relation);
-	Oid			relid = table->foreign_tables[position];
 
-	return quote_qualified_identifier(get_namespace_name(get_rel_namespace(relid)),
-									  get_rel_name(relid));
+	return dbscale_plan_table_name(table->foreign_tables[position]);
 }
 
 static char *
@@ -311,8 +311,8 @@ names_in(List *relations, const Print *print)
 	return names;
 }
 
-ShardSql
-dbscale_plan_deparse(Query *query, List *relations)
+static ShardSql
+print_with_holes(Query *query, List *relations)
 {
 	const DistributedTable *table = first_distributed(relations);
 	int			count = list_length(relations);
@@ -350,6 +350,20 @@ dbscale_plan_deparse(Query *query, List *relations)
 		b++;
 	}
 	sql.pieces = lappend(sql.pieces, makeString(piece.data));
+	return sql;
+}
+
+ShardSql
+dbscale_plan_deparse(Query *query, List *relations)
+{
+	TextKey		key;
+	ShardSql	sql;
+
+	if (dbscale_text_cache_find(query, relations, &key, &sql))
+		return sql;
+	sql = print_with_holes(query, relations);
+	if (sql.pieces != NIL)
+		dbscale_text_cache_add(query, relations, &key, &sql);
 	return sql;
 }
 

@@ -433,7 +433,7 @@ dbscale_fanout_is_remote_condition(Node *condition)
 
 	if (checkExprHasSubLink(condition) || contain_volatile_functions(condition))
 		return false;
-	shipped = dbscale_ship_extract(condition, &shipment);
+	shipped = dbscale_ship_extract_condition(condition, &shipment);
 	return !dbscale_ship_find_local(shipped, &shipment);
 }
 

@@ -27,6 +27,8 @@
 typedef struct MarkContext
 {
 	List	   *subqueries;		/* of SubLink */
+	bool		in_conditions;	/* of WHERE or ON, not in what is computed for a row */
+	bool		optional;		/* behind a condition that may save it */
 } MarkContext;
 
 Param *
@@ -113,6 +115,36 @@ any_of_array(MarkContext *context, SubLink *link)
 	return (Node *) any;
 }
 
+/* Can it not fail by having several rows? */
+static bool
+has_one_row(Query *query)
+{
+	return !query->hasTargetSRFs && query->groupClause == NIL && query->groupingSets == NIL &&
+		(query->hasAggs || (query->jointree->fromlist == NIL && query->setOperations == NULL));
+}
+
+static Node *mark_subqueries(Node *node, MarkContext *context);
+
+/* Later operands may not be asked for; AND at the top of WHERE has no order. */
+static Node *
+mark_in_operands(BoolExpr *expr, MarkContext *context)
+{
+	BoolExpr   *copy = makeNode(BoolExpr);
+	bool		optional = context->optional;
+	bool		in_turn = expr->boolop == OR_EXPR || !context->in_conditions;
+	ListCell   *lc;
+
+	*copy = *expr;
+	copy->args = NIL;
+	foreach(lc, expr->args)
+	{
+		context->optional = optional || (in_turn && copy->args != NIL);
+		copy->args = lappend(copy->args, mark_subqueries(lfirst(lc), context));
+	}
+	context->optional = optional;
+	return (Node *) copy;
+}
+
 /* What stands in CASE or COALESCE is left there: it may fail where it is not asked for. */
 static Node *
 mark_subqueries(Node *node, MarkContext *context)
@@ -120,6 +152,11 @@ mark_subqueries(Node *node, MarkContext *context)
 	if (node == NULL)
 		return NULL;
 	if (IsA(node, Query) || IsA(node, CaseExpr) || IsA(node, CoalesceExpr))
+		return node;
+	if (IsA(node, BoolExpr))
+		return mark_in_operands((BoolExpr *) node, context);
+	if (IsA(node, SubLink) && ((SubLink *) node)->subLinkType == EXPR_SUBLINK && context->optional &&
+		!has_one_row((Query *) ((SubLink *) node)->subselect))
 		return node;
 	if (IsA(node, SubLink) && is_independent((SubLink *) node))
 	{
@@ -139,10 +176,11 @@ mark_subqueries(Node *node, MarkContext *context)
 Query *
 dbscale_fanout_mark_subqueries(Query *query, List **subqueries)
 {
-	MarkContext context = {NIL};
+	MarkContext context = {.in_conditions = true};
 	Query	   *copy = copyObject(query);
 
 	copy->jointree = (FromExpr *) mark_subqueries((Node *) copy->jointree, &context);
+	context.in_conditions = false;
 	copy->targetList = (List *) mark_subqueries((Node *) copy->targetList, &context);
 	copy->havingQual = mark_subqueries(copy->havingQual, &context);
 	*subqueries = context.subqueries;

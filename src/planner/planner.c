@@ -34,6 +34,7 @@
 #include "planner/fallback.h"
 #include "planner/fanout.h"
 #include "planner/router.h"
+#include "planner/system_columns.h"
 #include "planner/write.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
@@ -272,6 +273,7 @@ dbscale_planner(Query *parse, const char *query_string, int cursor_options,
 		!names_distributed_table((Node *) parse, NULL))
 		return plan_next(parse, query_string, cursor_options, params);
 
+	dbscale_system_columns_check(parse);
 	plan = dbscale_router_plan(parse, cursor_options, &reason);
 	if (plan == NULL)
 		plan = dbscale_write_plan(parse, params, plan_source, &reason);

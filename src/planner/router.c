@@ -174,6 +174,7 @@ dbscale_router_plan(Query *query, int cursor_options, const char **reason)
 
 	context.single_row = insert;
 	context.literals_too = true;
+	context.eager = dbscale_write_is_for_shards(query);
 	shipped = (Query *) dbscale_ship_extract((Node *) query, &context);
 	dbscale_ship_extract_written(shipped, &context);
 	if (dbscale_ship_find_local((Node *) shipped, &context))

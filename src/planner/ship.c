@@ -7,7 +7,7 @@
  *    and all are read as one user.
  * 2. What mentions no row is taken out and computed on the coordinator, once: each
  *    row-free expression that a node might see otherwise (now(), current_user, the
- *    session's time zone), and each parameter, becomes $1, $2, ….
+ *    session's time zone), and each parameter, becomes $1, $2, … (extract.c).
  * 3. What is left means on the node what it means here: built-in functions,
  *    operators, types and collations only, immutable after step 2.
  */
@@ -146,9 +146,8 @@ dbscale_ship_is_builtin(Oid oid)
 	return oid < FirstGenbkiObjectId || !OidIsValid(oid);
 }
 
-/* Types whose values are names of this database's objects. */
-static bool
-is_local_type(Oid type)
+bool
+dbscale_ship_is_local_type(Oid type)
 {
 	switch (type)
 	{
@@ -170,176 +169,10 @@ is_local_type(Oid type)
 	}
 }
 
-/* Values of an enum travel by their labels, which the column's type has on the node too. */
-static bool
-is_enum(Oid type)
+bool
+dbscale_ship_is_enum(Oid type)
 {
 	return !dbscale_ship_is_builtin(type) && get_typtype(type) == TYPTYPE_ENUM;
-}
-
-/* ---- What mentions no row is computed here ---- */
-
-static Node *
-cast_through_text(Node *expr, Oid type)
-{
-	CoerceViaIO *cast = makeNode(CoerceViaIO);
-
-	cast->arg = (Expr *) expr;
-	cast->resulttype = type;
-	cast->resultcollid = get_typcollation(type);
-	cast->coerceformat = COERCE_EXPLICIT_CAST;
-	cast->location = -1;
-	return (Node *) cast;
-}
-
-/* Take an expression out: $n instead, and n is its place in the list. */
-static Node *
-make_remote_param(Shipment *shipment, Node *expr)
-{
-	Param	   *param = makeNode(Param);
-	ListCell   *lc;
-	int			position = 0;
-
-	/* ($n)::mood, and $n is the label */
-	if (is_enum(exprType(expr)))
-		return cast_through_text(make_remote_param(shipment, cast_through_text(expr, TEXTOID)), exprType(expr));
-	foreach(lc, shipment->params)
-	{
-		if (equal(lfirst(lc), expr) && !contain_volatile_functions(expr))
-			break;
-		position++;
-	}
-	if (position == list_length(shipment->params))
-		shipment->params = lappend(shipment->params, copyObject(expr));
-
-	param->paramkind = PARAM_EXTERN;
-	param->paramid = position + 1;
-	param->paramtype = exprType(expr);
-	param->paramtypmod = exprTypmod(expr);
-	param->paramcollid = exprCollation(expr);
-	param->location = -1;
-	return (Node *) param;
-}
-
-static bool
-has_param(Node *node, void *context)
-{
-	if (node == NULL)
-		return false;
-	if (IsA(node, Param))
-		return true;
-	return expression_tree_walker(node, has_param, context);
-}
-
-/*
- * Constants that differ from execution to execution, so that the statement's text stays
- * the same: what a column is compared equal with, or set to.
- */
-static bool
-is_variable_literal(Node *node)
-{
-	Const	   *constant = (Const *) node;
-
-	return IsA(node, Const) && !constant->constisnull && constant->consttype != UNKNOWNOID &&
-		!is_local_type(constant->consttype) && dbscale_ship_is_builtin(constant->constcollid);
-}
-
-static Node *
-extract_literals(OpExpr *op, Shipment *shipment)
-{
-	Node	   *left = linitial(op->args);
-	Node	   *right = lsecond(op->args);
-	OpExpr	   *copy;
-
-	if (get_oprrest(op->opno) != F_EQSEL)
-		return NULL;
-	if (is_variable_literal(right) && IsA(left, Var))
-	{
-		copy = copyObject(op);
-		lsecond(copy->args) = make_remote_param(shipment, right);
-		return (Node *) copy;
-	}
-	if (is_variable_literal(left) && IsA(right, Var))
-	{
-		copy = copyObject(op);
-		linitial(copy->args) = make_remote_param(shipment, left);
-		return (Node *) copy;
-	}
-	return NULL;
-}
-
-/*
- * text || anything is stable, since it prints the other argument; written out, the
- * printing tells by itself what it depends on.
- */
-static Node *
-spell_out_concatenation(OpExpr *op)
-{
-	int			other = op->opfuncid == F_TEXTANYCAT ? 1 : 0;
-	Node	   *printed;
-	List	   *args;
-
-	if (op->opfuncid != F_TEXTANYCAT && op->opfuncid != F_ANYTEXTCAT)
-		return NULL;
-	printed = list_nth(op->args, other);
-	printed = coerce_to_target_type(NULL, printed, exprType(printed), TEXTOID, -1, COERCION_EXPLICIT,
-									COERCE_EXPLICIT_CAST, -1);
-	if (printed == NULL)
-		return NULL;
-	args = other == 1 ? list_make2(linitial(op->args), printed) : list_make2(printed, lsecond(op->args));
-	return (Node *) makeFuncExpr(F_TEXTCAT, TEXTOID, args, op->opcollid, op->inputcollid, COERCE_EXPLICIT_CALL);
-}
-
-/* Only whole expressions are taken out, so that a node has nothing left to compute. */
-Node *
-dbscale_ship_extract(Node *node, Shipment *shipment)
-{
-	if (node == NULL)
-		return NULL;
-	if (IsA(node, Query))
-		return (Node *) query_tree_mutator((Query *) node, dbscale_ship_extract, shipment, 0);
-	if (IsA(node, TargetEntry) || IsA(node, List) || IsA(node, RangeTblFunction) ||
-		IsA(node, FromExpr) || IsA(node, JoinExpr) || IsA(node, SortGroupClause))
-		return expression_tree_mutator(node, dbscale_ship_extract, shipment);
-	if (IsA(node, Param) && ((Param *) node)->paramkind == PARAM_EXTERN)
-		return make_remote_param(shipment, node);
-	if (IsA(node, OpExpr))
-	{
-		Node	   *spelled = spell_out_concatenation((OpExpr *) node);
-
-		if (spelled != NULL)
-			return dbscale_ship_extract(spelled, shipment);
-	}
-	if (shipment->literals_too && IsA(node, OpExpr) && list_length(((OpExpr *) node)->args) == 2)
-	{
-		Node	   *result = extract_literals((OpExpr *) node, shipment);
-
-		if (result != NULL)
-			return result;
-	}
-
-	switch (nodeTag(node))
-	{
-		case T_FuncExpr:
-		case T_OpExpr:
-		case T_SQLValueFunction:
-		case T_NextValueExpr:
-		case T_CoerceViaIO:
-		case T_ArrayCoerceExpr:
-		case T_RelabelType:
-		case T_CaseExpr:
-		case T_CoalesceExpr:
-		case T_MinMaxExpr:
-		case T_CoerceToDomain:
-			if (dbscale_is_row_free(node) &&
-				(has_param(node, NULL) || contain_mutable_functions(node)) &&
-				(shipment->single_row || !contain_volatile_functions(node)))
-				return make_remote_param(shipment, node);
-			break;
-		default:
-			break;
-	}
-	return expression_tree_mutator(node, dbscale_ship_extract, shipment);
 }
 
 /* ---- What is left must mean the same on the node ---- */
@@ -436,7 +269,7 @@ compares_local_types(SetOperationStmt *op)
 	if (op->op == SETOP_UNION && op->all)
 		return false;
 	foreach(lc, op->colTypes)
-		if (is_local_type(lfirst_oid(lc)))
+		if (dbscale_ship_is_local_type(lfirst_oid(lc)))
 			return true;
 	return false;
 }
@@ -447,15 +280,15 @@ static bool
 is_enum_value(Node *node)
 {
 	if (IsA(node, CoerceViaIO))
-		return IsA(((CoerceViaIO *) node)->arg, Param) && is_enum(exprType(node));
-	return IsA(node, Const) && is_enum(((Const *) node)->consttype);
+		return IsA(((CoerceViaIO *) node)->arg, Param) && dbscale_ship_is_enum(exprType(node));
+	return IsA(node, Const) && dbscale_ship_is_enum(((Const *) node)->consttype);
 }
 
 static bool
 is_enum_operand(Node *node)
 {
 	if (IsA(node, Var))
-		return ((Var *) node)->varattno > 0 && is_enum(((Var *) node)->vartype);
+		return ((Var *) node)->varattno > 0 && dbscale_ship_is_enum(((Var *) node)->vartype);
 	return is_enum_value(node);
 }
 
@@ -465,7 +298,7 @@ are_enum_values(Node *array)
 	ListCell   *lc;
 
 	if (IsA(array, Const))
-		return is_enum(get_element_type(((Const *) array)->consttype));
+		return dbscale_ship_is_enum(get_element_type(((Const *) array)->consttype));
 	if (!IsA(array, ArrayExpr))
 		return false;
 	foreach(lc, ((ArrayExpr *) array)->elements)
@@ -528,11 +361,29 @@ without_set_enums(const Query *query)
 	return copy;
 }
 
+/* Does an UPDATE, here or in an upsert or MERGE, set no column?  A generated one SET to DEFAULT is dropped before. */
+static bool
+sets_nothing(const Query *query)
+{
+	ListCell   *lc;
+
+	foreach(lc, query->mergeActionList)
+		if (((MergeAction *) lfirst(lc))->commandType == CMD_UPDATE && ((MergeAction *) lfirst(lc))->targetList == NIL)
+			return true;
+	return (query->commandType == CMD_UPDATE && query->targetList == NIL) ||
+		(query->onConflict && query->onConflict->action == ONCONFLICT_UPDATE && query->onConflict->onConflictSet == NIL);
+}
+
 bool
 dbscale_ship_find_local(Node *node, Shipment *shipment)
 {
 	if (node == NULL)
 		return false;
+	if (IsA(node, Query) && sets_nothing((Query *) node))
+	{
+		shipment->reason = "an UPDATE that sets only generated columns";
+		return true;
+	}
 	if (IsA(node, Query))
 		return query_tree_walker(without_set_enums((Query *) node), dbscale_ship_find_local, shipment,
 								 QTW_EXAMINE_SORTGROUP);
@@ -590,7 +441,7 @@ dbscale_ship_find_local(Node *node, Shipment *shipment)
 		case T_RelabelType:
 		case T_ArrayExpr:
 		case T_CollateExpr:
-			if (is_local_type(exprType(node)) || !dbscale_ship_is_builtin(exprCollation(node)))
+			if (dbscale_ship_is_local_type(exprType(node)) || !dbscale_ship_is_builtin(exprCollation(node)))
 			{
 				shipment->reason = "a type or collation that a node may not have";
 				return true;
@@ -623,27 +474,6 @@ dbscale_ship_normalize(Query *query)
 	if (!DBSCALE_HAS_GROUP_ENTRIES)
 		return query;
 	return (Query *) without_group_entries((Node *) query, NULL);
-}
-
-/* Those that the statement writes, of its own level; changes the query. */
-void
-dbscale_ship_extract_written(Query *query, Shipment *shipment)
-{
-	ListCell   *lc;
-
-	if ((query->commandType != CMD_INSERT && query->commandType != CMD_UPDATE) ||
-		(query->commandType == CMD_INSERT && query->jointree->fromlist != NIL))
-		return;
-	foreach(lc, query->targetList)
-	{
-		TargetEntry *tle = lfirst(lc);
-
-		/* a constant that is cast to the column's type */
-		if (IsA(tle->expr, FuncExpr) && dbscale_is_row_free((Node *) tle->expr) && !has_param((Node *) tle->expr, NULL))
-			tle->expr = (Expr *) eval_const_expressions(NULL, (Node *) tle->expr);
-		if (is_variable_literal((Node *) tle->expr))
-			tle->expr = (Expr *) make_remote_param(shipment, (Node *) tle->expr);
-	}
 }
 
 /* ---- pieces of a query ---- */

@@ -8,6 +8,14 @@
 #include "catalog/metadata.h"
 #include "nodes/parsenodes.h"
 
+/* When PostgreSQL would compute an expression that mentions no row: see extract.c. */
+typedef enum ComputedWhen
+{
+	COMPUTED_ALWAYS,
+	COMPUTED_FOR_ROWS,
+	COMPUTED_IN_BRANCH
+} ComputedWhen;
+
 typedef struct Shipment
 {
 	const char *reason;			/* why not; NULL so far */
@@ -21,6 +29,9 @@ typedef struct Shipment
 	bool		writes_too;		/* data-modifying WITH may be there */
 	bool		single_row;		/* INSERT … VALUES of one row: volatile is computed here too */
 	bool		literals_too;	/* constants that a plan hardly depends on become parameters */
+	bool		eager;			/* only shards can do it: early rather than not at all */
+	const Query *level;			/* whose expressions are looked at */
+	ComputedWhen when;
 	List	   *params;			/* expressions of the remote statement's parameters */
 } Shipment;
 
@@ -30,6 +41,8 @@ extern Query *dbscale_ship_normalize(Query *query);
 extern bool dbscale_ship_check(Node *node, Shipment *shipment);
 /* A copy with what mentions no row taken out into `params`. */
 extern Node *dbscale_ship_extract(Node *node, Shipment *shipment);
+/* The same of a condition as in WHERE. */
+extern Node *dbscale_ship_extract_condition(Node *node, Shipment *shipment);
 /* Constants that it writes become parameters as well. */
 extern void dbscale_ship_extract_written(Query *query, Shipment *shipment);
 /* True, with the reason, when something in it is not certain to mean the same on a node. */
@@ -42,5 +55,9 @@ extern RangeTblFunction *dbscale_unnest_function(Node *array, Oid element, Oid c
 
 /* Every node has it, under the same name and with the same meaning. */
 extern bool dbscale_ship_is_builtin(Oid oid);
+/* Its values are names of this database's objects, or it is of this database itself. */
+extern bool dbscale_ship_is_local_type(Oid type);
+/* Values of an enum travel by their labels, which the column's type has on the node too. */
+extern bool dbscale_ship_is_enum(Oid type);
 
 #endif							/* DBSCALE_PLANNER_SHIP_H */

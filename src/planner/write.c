@@ -724,7 +724,7 @@ static PlannedStmt *
 plan_with_rows(Query *query, ParamListInfo params, SourcePlanner plan_source, const char **reason)
 {
 	RowsPlan	plan = {.query = query};
-	FanoutLevel level = {.shipment.reference_too = true};
+	FanoutLevel level = {.shipment.reference_too = true, .shipment.eager = true};
 	FanoutTask	task = {0};
 	Query		target;
 	int			first;
@@ -778,6 +778,18 @@ plan_with_rows(Query *query, ParamListInfo params, SourcePlanner plan_source, co
 }
 
 /* ---- which way ---- */
+
+bool
+dbscale_write_is_for_shards(Query *query)
+{
+	ListCell   *lc;
+
+	foreach(lc, query->cteList)
+		if (dbscale_write_is_for_shards((Query *) ((CommonTableExpr *) lfirst(lc))->ctequery))
+			return true;
+	return query->commandType == CMD_MERGE ||
+		(query->onConflict != NULL && query->onConflict->action == ONCONFLICT_UPDATE);
+}
 
 /* Core does an INSERT well, row by row, unless a conflict is to be handled by its shard. */
 static bool

@@ -14,6 +14,9 @@ extern const char *dbscale_write_check(Query *query);
 /* Make it a statement for a shard's table; changes the query. */
 extern void dbscale_write_adapt(Query *query);
 
+/* Is it, or a part of it in WITH, one of those that only shards can do? */
+extern bool dbscale_write_is_for_shards(Query *query);
+
 /* How the rows that a write takes are planned. */
 typedef PlannedStmt *(*SourcePlanner) (Query *query, ParamListInfo params);
 

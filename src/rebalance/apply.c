@@ -9,6 +9,11 @@
  * and must find exactly one: anything else means that the copy is not what the source
  * is, and the move fails.
  *
+ * Where a shard is split, a change goes to the part of its row's key.  An UPDATE that
+ * changes the key may be one of two parts: then the row is brought to the other, and
+ * changed there.  (The key is part of the identity, which check.c sees to, so the old key
+ * comes with such an UPDATE.)
+ *
  * The position up to which the target has committed is confirmed to the source, which
  * may then recycle its log.  Nothing else need be remembered: slot and process end
  * together, and who begins again begins with an empty target.
@@ -45,7 +50,8 @@ typedef struct ApplyTable
 	uint32		id;
 	MoveMember *member;
 	ChangeRelation *source;
-	char	   *insert_sql;
+	int			key;			/* the shard key, among the source's columns */
+	char	  **insert_sql;		/* for each part */
 } ApplyTable;
 
 struct Apply
@@ -111,7 +117,7 @@ append_parameter(Statement *statement, const char *value)
 
 /* The row of the old key, or of the old row where all of it is the identity. */
 static void
-append_identity(Statement *statement, const ApplyTable *table, const ChangeTuple *tuple)
+append_identity(Statement *statement, const ApplyTable *table, int part, const ChangeTuple *tuple)
 {
 	const ChangeRelation *source = table->source;
 	bool		whole = source->identity == REPLICA_IDENTITY_FULL;
@@ -119,7 +125,7 @@ append_identity(Statement *statement, const ApplyTable *table, const ChangeTuple
 
 	appendStringInfoString(&statement->sql, " WHERE ");
 	if (whole)
-		appendStringInfo(&statement->sql, "ctid = (SELECT ctid FROM ONLY %s WHERE ", table->member->table);
+		appendStringInfo(&statement->sql, "ctid = (SELECT ctid FROM ONLY %s WHERE ", table->member->targets[part]);
 	for (int i = 0; i < source->ncolumns; i++)
 	{
 		if (!whole && !source->is_key[i])
@@ -267,6 +273,18 @@ require_table(Apply *apply, uint32 id)
 	return table;
 }
 
+static int
+find_column(const Move *move, const ChangeRelation *relation, const char *name)
+{
+	for (int i = 0; i < relation->ncolumns; i++)
+		if (strcmp(relation->columns[i], name) == 0)
+			return i;
+	ereport(ERROR,
+			(errcode(ERRCODE_MOVE_AGAIN),
+			 errmsg("the shard key of table \"%s\" was renamed while shard %d was copied", relation->name, move->shard),
+			 errdetail("It was \"%s\".", name)));
+}
+
 /* A table that is described again was altered; what it was altered to, the cut-over finds. */
 static void
 describe_table(Apply *apply, ChangeRelation *relation)
@@ -281,18 +299,63 @@ describe_table(Apply *apply, ChangeRelation *relation)
 	}
 	table->member = find_member(apply->move, relation);
 	table->source = relation;
-	table->insert_sql = insert_sql(relation, table->member->table);
+	table->key = find_column(apply->move, relation, table->member->key);
+	table->insert_sql = palloc(sizeof(char *) * list_length(apply->move->parts));
+	for (int i = 0; i < list_length(apply->move->parts); i++)
+		table->insert_sql[i] = insert_sql(relation, table->member->targets[i]);
+}
+
+/* Of a row, or of its identity; what is unchanged and was not sent is in the other tuple. */
+static int
+part_of(Apply *apply, const ApplyTable *table, const ChangeTuple *tuple, const ChangeTuple *other)
+{
+	if (apply->move->router == NULL)
+		return 0;
+	open_batch(apply);			/* types are looked up */
+	if (tuple->kinds[table->key] == 'u')
+		tuple = other;
+	if (tuple == NULL || tuple->kinds[table->key] == 'u')
+		elog(ERROR, "the key of a row of \"%s\" did not come", table->member->stored);
+	return parts_route(apply->move, tuple->values[table->key]);
+}
+
+/* An UPDATE of the key: the row as it is goes to the other part first. */
+static void
+change_part(Apply *apply, const ApplyTable *table, const ChangeTuple *identity, int from, int to)
+{
+	const MoveMember *member = table->member;
+	Statement	statement;
+
+	begin_statement(&statement, identity->ncolumns);
+	appendStringInfo(&statement.sql, "WITH gone AS (DELETE FROM ONLY %s", member->targets[from]);
+	append_identity(&statement, table, from, identity);
+	appendStringInfo(&statement.sql, " RETURNING %s) INSERT INTO %s (%s) SELECT %s FROM gone",
+					 member->columns, member->targets[to], member->columns, member->columns);
+	send_change(apply, table, statement.sql.data, statement.values, statement.count);
+}
+
+static void
+apply_insert(Apply *apply, const ApplyTable *table, const ChangeTuple *tuple)
+{
+	int			part = part_of(apply, table, tuple, NULL);
+
+	send_change(apply, table, table->insert_sql[part], tuple->values, tuple->ncolumns);
 }
 
 static void
 apply_update(Apply *apply, const ApplyTable *table, const Change *change)
 {
 	const ChangeTuple *tuple = change->new_tuple;
+	const ChangeTuple *identity = change->old_tuple ? change->old_tuple : tuple;
+	int			part = part_of(apply, table, tuple, identity);
+	int			old_part = part_of(apply, table, identity, tuple);
 	Statement	statement;
 	bool		first = true;
 
+	if (part != old_part)
+		change_part(apply, table, identity, old_part, part);
 	begin_statement(&statement, tuple->ncolumns);
-	appendStringInfo(&statement.sql, "UPDATE ONLY %s SET ", table->member->table);
+	appendStringInfo(&statement.sql, "UPDATE ONLY %s SET ", table->member->targets[part]);
 	for (int i = 0; i < tuple->ncolumns; i++)
 	{
 		if (tuple->kinds[i] == 'u')
@@ -303,19 +366,33 @@ apply_update(Apply *apply, const ApplyTable *table, const Change *change)
 	}
 	if (first)
 		return;					/* nothing that is sent has changed */
-	append_identity(&statement, table, change->old_tuple ? change->old_tuple : tuple);
+	append_identity(&statement, table, part, identity);
 	send_change(apply, table, statement.sql.data, statement.values, statement.count);
 }
 
 static void
 apply_delete(Apply *apply, const ApplyTable *table, const Change *change)
 {
+	int			part = part_of(apply, table, change->old_tuple, NULL);
 	Statement	statement;
 
 	begin_statement(&statement, change->old_tuple->ncolumns);
-	appendStringInfo(&statement.sql, "DELETE FROM ONLY %s", table->member->table);
-	append_identity(&statement, table, change->old_tuple);
+	appendStringInfo(&statement.sql, "DELETE FROM ONLY %s", table->member->targets[part]);
+	append_identity(&statement, table, part, change->old_tuple);
 	send_change(apply, table, statement.sql.data, statement.values, statement.count);
+}
+
+/* Of two shards that are merged one may be truncated, and the part has the other's rows too. */
+static void
+check_truncate(const Apply *apply)
+{
+	if (list_length(apply->move->sources) == 1)
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_MOVE_AGAIN),
+			 errmsg("a shard was truncated while it was merged with another"),
+			 errdetail("The copy has the rows of both."),
+			 errhint("Merge the shards again.")));
 }
 
 static void
@@ -324,11 +401,16 @@ apply_truncate(Apply *apply, const Change *change)
 	StringInfoData sql;
 	ListCell   *lc;
 
+	check_truncate(apply);
 	initStringInfo(&sql);
 	appendStringInfoString(&sql, "TRUNCATE ");
 	foreach(lc, change->relations)
-		appendStringInfo(&sql, "%sONLY %s", foreach_current_index(lc) > 0 ? ", " : "",
-						 require_table(apply, lfirst_oid(lc))->member->table);
+	{
+		const MoveMember *member = require_table(apply, lfirst_oid(lc))->member;
+
+		for (int i = 0; i < list_length(apply->move->parts); i++)
+			appendStringInfo(&sql, "%sONLY %s", foreach_current_index(lc) + i > 0 ? ", " : "", member->targets[i]);
+	}
 	open_batch(apply);
 	finish_statements(apply);
 	(void) dbscale_remote_execute(apply->target, sql.data, REMOTE_NO_PARAMS, NULL);
@@ -386,13 +468,8 @@ apply_change(Apply *apply, const Change *change)
 				commit_batch(apply);
 			break;
 		case 'I':
-			{
-				ApplyTable *table = require_table(apply, change->relation);
-
-				send_change(apply, table, table->insert_sql, change->new_tuple->values,
-							change->new_tuple->ncolumns);
-				break;
-			}
+			apply_insert(apply, require_table(apply, change->relation), change->new_tuple);
+			break;
 		case 'U':
 			apply_update(apply, require_table(apply, change->relation), change);
 			break;

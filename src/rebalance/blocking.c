@@ -9,6 +9,7 @@
  * phases over both nodes.  So it may be part of a larger one, and be rolled back.
  * What buffered counters have pending is folded under the locks, before the rows are
  * copied; the triggers come to the target after the rows, which were counted before.
+ * Counters whose tables are not colocated: counter/carry.c, 10 and 11.
  */
 #include "rebalance/internal.h"
 
@@ -53,6 +54,18 @@ run_all(const ShardNode *node, List *commands)
 		run(node, lfirst(lc));
 }
 
+/* DDL on these would change the triggers that are made. */
+static void
+lock_counted_with(const TableGroup *group)
+{
+	List	   *tables = dbscale_counter_tables_apart(group);
+	ListCell   *lc;
+
+	list_sort(tables, list_oid_cmp);
+	foreach(lc, tables)
+		LockRelationOid(lfirst_oid(lc), ShareUpdateExclusiveLock);
+}
+
 static List *
 lock_foreign_tables(const BlockingMove *move)
 {
@@ -60,12 +73,7 @@ lock_foreign_tables(const BlockingMove *move)
 	ListCell   *lc;
 
 	foreach(lc, move->members)
-	{
-		const DistributedTable *member = lfirst(lc);
-		const Shard *shard = dbscale_ddl_require_shard(member, move->shard);
-
-		relids = lappend_oid(relids, member->foreign_tables[shard - member->group->shards]);
-	}
+		relids = lappend_oid(relids, dbscale_catalog_foreign_table(lfirst(lc), move->shard));
 	list_sort(relids, list_oid_cmp);
 	foreach(lc, relids)
 		LockRelationOid(lfirst_oid(lc), AccessExclusiveLock);
@@ -126,6 +134,24 @@ copy_member(const BlockingMove *move, const DistributedTable *member)
 }
 
 static void
+copy_counter_rows(const BlockingMove *move)
+{
+	const TableGroup *group = group_of(move);
+	ListCell   *lc;
+
+	foreach(lc, dbscale_counter_objects(group, dbscale_catalog_shard(group, move->shard)))
+	{
+		CounterObject *object = lfirst(lc);
+
+		if (object->rows == NULL)
+			continue;
+		dbscale_ddl_copy_rows(connection_for(move->source), object->rows, REMOTE_NO_PARAMS, connection_for(move->target),
+							  psprintf("COPY %s (%s) FROM STDIN",
+									   quote_qualified_identifier(DBSCALE_SHARDS_SCHEMA, object->name), object->columns));
+	}
+}
+
+static void
 move_rows(const BlockingMove *move)
 {
 	ListCell   *lc;
@@ -141,6 +167,7 @@ move_rows(const BlockingMove *move)
 	foreach(lc, move->members)
 		run_all(move->target, dbscale_ddl_shard_foreign_keys_sql(lfirst(lc), move->shard));
 	run_counter_sql(move, move->target, SHARD_MADE);
+	copy_counter_rows(move);
 	for (int i = list_length(move->members) - 1; i >= 0; i--)
 		run(move->source, psprintf("DROP TABLE %s CASCADE",
 								   dbscale_ddl_shard_table_name(list_nth(move->members, i), move->shard)));
@@ -161,6 +188,7 @@ move_shard_blocking(Oid relid, int number, const char *node)
 	move.source = dbscale_ddl_require_shard(table, number)->node;
 	move.target = dbscale_catalog_require_node(node, true);
 	move.members = dbscale_ddl_order_members(table->group);
+	lock_counted_with(table->group);
 	foreign_tables = lock_foreign_tables(&move);
 	(void) dbscale_progress_begin("move", relid, 2, 0);
 	move_rows(&move);

@@ -111,10 +111,12 @@ cleanup_waits_for(const char *node, const char *name, int pid)
 	char	   *after;
 
 	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
 	after = dbscale_ddl_query_value(psprintf("SELECT after_xid FROM dbscale.cleanup WHERE node = %s AND kind = 'table' AND name = %s",
 											 quote_literal_cstr(node), quote_literal_cstr(name)));
 	xmin = after != NULL && TransactionIdIsNormal(xmin) &&
 		!TransactionIdFollows(xmin, (TransactionId) strtou64(after, NULL, 10)) ? xmin : InvalidTransactionId;
+	PopActiveSnapshot();
 	CommitTransactionCommand();
 	return TransactionIdIsValid(xmin);
 }
@@ -146,14 +148,15 @@ dbscale_cleanup_due(int64 job)
 
 /* ---- doing it ---- */
 
-/* A shard's table, or what a buffered counter has beside it. */
+/* A shard's table, or what a counter has beside it. */
 static bool
 is_placed(const char *node, const char *name)
 {
 	return dbscale_ddl_query_value(psprintf("SELECT 1 FROM dbscale.distributed_table t JOIN dbscale.shard s USING (group_id)"
-											" LEFT JOIN dbscale.counter c ON c.target = t.relation"
-											" WHERE s.node = %s AND %s IN (t.stored_name || '_' || s.shard,"
-											" c.counter || '_deltas_' || s.shard, c.counter || '_fold_' || s.shard)",
+											" LEFT JOIN dbscale.counter c ON t.relation IN (c.source, c.target)"
+											" LEFT JOIN LATERAL (VALUES (c.source, 'deltas'), (c.source, 'fold'), (c.target, 'orphans'), (c.target, 'lock'))"
+											" o(beside, kind) ON o.beside = t.relation"
+											" WHERE s.node = %s AND %s IN (t.stored_name || '_' || s.shard, c.counter || '_' || o.kind || '_' || s.shard)",
 											quote_literal_cstr(node), quote_literal_cstr(name))) != NULL;
 }
 
@@ -183,7 +186,7 @@ drop_function(const CleanupRecord *record, RemoteConnection *conn)
 						record->node)));
 		return;
 	}
-	(void) dbscale_remote_execute(conn, psprintf("DROP FUNCTION IF EXISTS %s()",
+	(void) dbscale_remote_execute(conn, psprintf("DROP FUNCTION IF EXISTS %s",
 												 quote_qualified_identifier(DBSCALE_SHARDS_SCHEMA, record->name)),
 								  REMOTE_NO_PARAMS, record->name);
 }

@@ -12,6 +12,8 @@
  * its own there: on a server that holds both nodes, or other shards on the move, a
  * long one would keep every new slot waiting.
  *
+ * Of a shard that is split each row goes to its part, which is found here, by its key.
+ *
  * Creating a slot waits for all transactions that write on the source's server, since
  * what they wrote before cannot be decoded.  The job's step says for whom, and after
  * dbscale.move_start_timeout the move is given up.
@@ -27,6 +29,8 @@
 #include "utils/wait_event.h"
 
 #define PIECE (64 * 1024 * 1024)
+/* Rows for one of several parts are sent when they are so many bytes. */
+#define COLLECTED (1024 * 1024)
 #define REPORT (64 * 1024)
 #define LAG_CHECK_MS 5000
 #define BLOCKER_CHECK_MS 1000
@@ -100,6 +104,20 @@ note_bytes(Move *move, Pace *pace, int length)
 	check_lag(move);
 }
 
+static void
+copy_begin(RemoteConnection *target, const MoveMember *member, int part)
+{
+	dbscale_remote_copy_begin(target, psprintf("COPY %s (%s) FROM STDIN", member->targets[part], member->columns),
+							  member->stored);
+}
+
+static void
+copy_end(RemoteConnection *target)
+{
+	dbscale_remote_copy_end(target);
+	dbscale_remote_sync(target);
+}
+
 /* One transaction on the target; true while there is more. */
 static bool
 copy_piece(Move *move, MoveMember *member, Pace *pace)
@@ -111,16 +129,56 @@ copy_piece(Move *move, MoveMember *member, Pace *pace)
 	bool		more = false;
 
 	target = move_write_target(move);
-	dbscale_remote_copy_begin(target, psprintf("COPY %s (%s) FROM STDIN", member->table, member->columns),
-							  member->stored);
+	copy_begin(target, member, 0);
 	while (pace->bytes - start < PIECE && (more = dbscale_stream_copy_row(move->stream, &data, &length)))
 	{
 		CHECK_FOR_INTERRUPTS();
 		dbscale_remote_copy_data(target, data, length);
 		note_bytes(move, pace, length);
 	}
-	dbscale_remote_copy_end(target);
-	dbscale_remote_sync(target);
+	copy_end(target);
+	move_commit(move);
+	return more;
+}
+
+/* Rows that wait for one of the parts. */
+static void
+flush_rows(RemoteConnection *target, const MoveMember *member, int part, StringInfo rows)
+{
+	if (rows->len == 0)
+		return;
+	copy_begin(target, member, part);
+	dbscale_remote_copy_data(target, rows->data, rows->len);
+	copy_end(target);
+	resetStringInfo(rows);
+}
+
+/* The same for several parts: a connection has one COPY at a time, so rows are collected. */
+static bool
+copy_piece_to_parts(Move *move, MoveMember *member, Pace *pace)
+{
+	RemoteConnection *target = move_write_target(move);
+	int			nparts = list_length(move->parts);
+	StringInfoData *rows = palloc(sizeof(StringInfoData) * nparts);
+	int64		start = pace->bytes;
+	const char *data;
+	int			length;
+	bool		more = false;
+
+	for (int i = 0; i < nparts; i++)
+		initStringInfo(&rows[i]);
+	while (pace->bytes - start < PIECE && (more = dbscale_stream_copy_row(move->stream, &data, &length)))
+	{
+		int			part = parts_route_line(move, member->key_position, data, length);
+
+		CHECK_FOR_INTERRUPTS();
+		appendBinaryStringInfo(&rows[part], data, length);
+		if (rows[part].len >= COLLECTED)
+			flush_rows(target, member, part, &rows[part]);
+		note_bytes(move, pace, length);
+	}
+	for (int i = 0; i < nparts; i++)
+		flush_rows(target, member, i, &rows[i]);
 	move_commit(move);
 	return more;
 }
@@ -226,7 +284,7 @@ move_copy(Move *move)
 		MoveMember *member = lfirst(lc);
 
 		dbscale_stream_copy_out(move->stream, psprintf("COPY %s (%s) TO STDOUT", member->table, member->columns));
-		while (copy_piece(move, member, &pace))
+		while (move->router ? copy_piece_to_parts(move, member, &pace) : copy_piece(move, member, &pace))
 			;
 	}
 	dbscale_progress_add_bytes(pace.unreported);

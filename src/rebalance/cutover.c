@@ -5,8 +5,9 @@
  * Everything before it kept nobody waiting; here writers of the shard wait, for as long
  * as the last of the source's log takes.  The order, and what each step rules out:
  *
- *	1. ShareUpdateExclusiveLock on the group's tables: no DDL is under way, and none
- *	   begins.  The definitions are compared with those the copy was made from.
+ *	1. ShareUpdateExclusiveLock on the group's tables, and on those with which these share
+ *	   a counter: no DDL is under way, and none begins.  The definitions are compared with
+ *	   those the copy was made from.
  *	2. ExclusiveLock on the shard's foreign tables.  Whoever writes the shard, or locks
  *	   rows of it, has a conflicting lock from before he looks up its node until his
  *	   transaction has ended; so no such transaction is under way here, and the next
@@ -25,6 +26,8 @@
  *	   first: they are waited for by 3, also when they are only prepared, or give up.
  *	   Mostly that is two turns.  What may come between the two is what 3 speaks of:
  *	   an orphaned statement; so it is not assumed that nothing does.
+ *	   Counters whose tables are not colocated are not folded; carriers of theirs that
+ *	   are not at their end on the source are waited for (counter/carry.c, 10).
  *	5. A mark in the source's log, after 3 and 4: what comes before it is all there will
  *	   ever be.  It is applied and committed on the target.
  *	6. Foreign keys on the target, NOT VALID, which checks no row (those that are there
@@ -34,7 +37,9 @@
  *	7. With them what keeps the tables' counters: triggers, functions, empty tables of
  *	   deltas.  Not before, for the same reason: the source's triggers have counted, and
  *	   the counters' columns come in the log like all others.  And not after 8, when
- *	   there may be writers.  Which counters there are cannot change: to make or drop
+ *	   there may be writers.  What counters that are not colocated have pending, or keep of
+ *	   keys without a row, is copied now, by the guard's session: by 3 and 4 nobody can
+ *	   change it there, nor, by 2, will anybody begin to if the guard is lost.  Which counters there are cannot change: to make or drop
  *	   one takes a lock on the tables that conflicts with 1, and is part of what is
  *	   compared there.  All of it is recorded since before the copy, so that it goes if
  *	   the worker does; if the switch fails otherwise, it is taken back.
@@ -48,6 +53,9 @@
  * dbscale.move_lock_timeout: who waits for a lock makes those queue who come after him.
  * When one is not to be had, all are released, and after a pause, in which the log is
  * followed as before, it is tried again.
+ *
+ * A split or merge takes AccessExclusiveLock in 1 (on the group's tables) and 2, so readers
+ * wait as well, and does 7 in the transaction of 8, within which the guard lets go: reshard.c.
  *
  * A reader that looked up the source before 8 goes on there: the tables stay until every
  * snapshot is gone that does not see 8 (cleanup.c).  So does a fold that looked it up
@@ -143,8 +151,10 @@ relids_of(const Move *move, bool foreign_tables)
 	{
 		MoveMember *member = lfirst(lc);
 
-		relids = lappend_oid(relids, foreign_tables ? member->foreign_table : member->relid);
+		relids = list_append_unique_oid(relids, foreign_tables ? member->foreign_table : member->relid);
 	}
+	if (!foreign_tables)
+		relids = list_concat_unique_oid(relids, move->counted_with);
 	list_sort(relids, list_oid_cmp);
 	return relids;
 }
@@ -155,7 +165,7 @@ lock_relations(const Move *move, bool foreign_tables, LOCKMODE mode)
 	ListCell   *lc;
 
 	foreach(lc, relids_of(move, foreign_tables))
-		lock_relation(lfirst_oid(lc), mode);
+		lock_relation(lfirst_oid(lc), list_member_oid(move->counted_with, lfirst_oid(lc)) ? ShareUpdateExclusiveLock : mode);
 }
 
 /* What step 4 runs on the source, while the catalog can be read. */
@@ -163,13 +173,14 @@ static void
 note_leaving(Move *move)
 {
 	const DistributedTable *table = dbscale_catalog_require_distributed(move->relid);
-	const Shard *shard = dbscale_ddl_require_shard(table, move->shard);
 	StringInfoData sql;
-	ListCell   *lc;
+	ListCell   *lc,
+			   *lc2;
 
 	initStringInfo(&sql);
-	foreach(lc, dbscale_counter_shard_sql(table->group, shard, SHARD_LEAVING))
-		appendStringInfo(&sql, "%s;\n", (char *) lfirst(lc));
+	foreach(lc, move->sources)
+		foreach(lc2, dbscale_counter_shard_sql(table->group, dbscale_ddl_require_shard(table, lfirst_int(lc)), SHARD_LEAVING))
+			appendStringInfo(&sql, "%s;\n", (char *) lfirst(lc2));
 	move->leaving = sql.len > 0 ? MemoryContextStrdup(move->context, sql.data) : NULL;
 }
 
@@ -179,15 +190,10 @@ lock_here(Move *move)
 {
 	move_begin(move);
 	PushActiveSnapshot(GetTransactionSnapshot());
-	lock_relations(move, false, ShareUpdateExclusiveLock);
+	lock_relations(move, false, move->reshards ? AccessExclusiveLock : ShareUpdateExclusiveLock);
 	dbscale_catalog_refresh();
-	if (strcmp(move_definition(move), move->definition) != 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_MOVE_AGAIN),
-				 errmsg("the definition of the tables of shard %d has changed while it moved", move->shard),
-				 errdetail("The copy on node \"%s\" was made from the old one.", NameStr(move->target.name)),
-				 errhint("Move the shard again.")));
-	lock_relations(move, true, ExclusiveLock);
+	move_require_definition(move);
+	lock_relations(move, true, move->reshards ? AccessExclusiveLock : ExclusiveLock);
 	note_leaving(move);
 	PopActiveSnapshot();
 	move_commit(move);
@@ -195,18 +201,24 @@ lock_here(Move *move)
 
 /* Step 3. */
 static void
-lock_source_tables(Move *move)
+lock_source_tables(Move *move, const char *before, const char *mode)
 {
 	StringInfoData sql;
 	ListCell   *lc;
 
 	initStringInfo(&sql);
-	appendStringInfo(&sql, "BEGIN; SET LOCAL lock_timeout = %d; LOCK TABLE ", dbscale_move_lock_timeout);
+	appendStringInfo(&sql, "%sLOCK TABLE ", before);
 	foreach(lc, move->members)
 		appendStringInfo(&sql, "%sONLY %s", foreach_current_index(lc) > 0 ? ", " : "",
 						 ((MoveMember *) lfirst(lc))->table);
-	appendStringInfoString(&sql, " IN EXCLUSIVE MODE");
+	appendStringInfo(&sql, " IN %s MODE", mode);
 	(void) dbscale_stream_value(move->guard, sql.data);
+}
+
+static void
+begin_and_lock(Move *move)
+{
+	lock_source_tables(move, psprintf("BEGIN; SET LOCAL lock_timeout = %d; ", dbscale_move_lock_timeout), "EXCLUSIVE");
 }
 
 /* Step 4, a turn of it: false if there was nothing to fold. */
@@ -217,17 +229,22 @@ fold_source(Move *move)
 													  move->leaving)) != NULL;
 }
 
-/* Steps 3 and 4. */
+/*
+ * Steps 3 and 4.  Tables that are split or merged are dropped with the switch, so their
+ * readers are waited for too; only now, for a transaction with that lock has an id.
+ */
 static void
 lock_source(Move *move)
 {
-	lock_source_tables(move);
+	begin_and_lock(move);
 	while (move->leaving != NULL && fold_source(move))
 	{
 		(void) dbscale_stream_value(move->guard, "COMMIT");
 		DEBUG_POINT("move_folded");
-		lock_source_tables(move);
+		begin_and_lock(move);
 	}
+	if (move->reshards)
+		lock_source_tables(move, "", "ACCESS EXCLUSIVE");
 }
 
 /* ---- foreign keys ---- */
@@ -248,40 +265,64 @@ foreign_key_name(const MoveMember *member, int n)
 }
 
 static List *
-foreign_keys_sql(const Move *move, const MoveMember *member)
+foreign_keys_sql(const MoveMember *member, const Part *part)
 {
-	return dbscale_ddl_shard_foreign_keys_sql(dbscale_catalog_require_distributed(member->relid), move->shard);
+	return dbscale_ddl_shard_foreign_keys_sql(dbscale_catalog_require_distributed(member->relid), part->build);
 }
 
 /* Step 6, in a transaction. */
 static void
 add_foreign_keys(Move *move, const MoveMember *member)
 {
-	ListCell   *lc;
+	ListCell   *lc,
+			   *lc2;
 
-	foreach(lc, foreign_keys_sql(move, member))
+	foreach(lc, move->parts)
 	{
-		char	   *sql = lfirst(lc);
+		foreach(lc2, foreign_keys_sql(member, lfirst(lc)))
+		{
+			char	   *sql = lfirst(lc2);
 
-		(void) dbscale_remote_execute(move_connection(&move->target, REMOTE_WRITE),
-									  ends_with(sql, " NOT VALID") ? sql : psprintf("%s NOT VALID", sql),
-									  REMOTE_NO_PARAMS, member->stored);
+			(void) dbscale_remote_execute(move_connection(&move->target, REMOTE_WRITE),
+										  ends_with(sql, " NOT VALID") ? sql : psprintf("%s NOT VALID", sql),
+										  REMOTE_NO_PARAMS, member->stored);
+		}
 	}
 }
 
 /* With step 8: those that the source has validated are to be so again. */
 static void
-record_foreign_keys(Move *move, const MoveMember *member)
+record_part_foreign_keys(Move *move, const MoveMember *member, const Part *part)
 {
+	const DistributedTable *table = dbscale_catalog_require_distributed(member->relid);
 	ListCell   *lc;
 
+	foreach(lc, foreign_keys_sql(member, part))
+		if (!ends_with(lfirst(lc), " NOT VALID"))
+			cleanup_record(move, NameStr(move->target.name), "foreign key",
+						   psprintf("%s_%d.%s", table->stored_name, part->number,
+									foreign_key_name(member, foreach_current_index(lc))));
+}
+
+static void
+forget_foreign_keys(const Move *move, const MoveMember *member)
+{
 	(void) dbscale_ddl_execute_as_owner(psprintf("DELETE FROM dbscale.cleanup WHERE node = %s AND kind = 'foreign key' AND starts_with(name, %s)",
 												 quote_literal_cstr(NameStr(move->source.name)),
 												 quote_literal_cstr(psprintf("%s.", member->stored))));
-	foreach(lc, foreign_keys_sql(move, member))
-		if (!ends_with(lfirst(lc), " NOT VALID"))
-			cleanup_record(move, NameStr(move->target.name), "foreign key",
-						   psprintf("%s.%s", member->stored, foreign_key_name(member, foreach_current_index(lc))));
+}
+
+static void
+record_foreign_keys(Move *move)
+{
+	ListCell   *lc,
+			   *lc2;
+
+	foreach(lc, move->members)
+		forget_foreign_keys(move, lfirst(lc));
+	foreach(lc, move->tables)
+		foreach(lc2, move->parts)
+			record_part_foreign_keys(move, lfirst(lc), lfirst(lc2));
 }
 
 static bool
@@ -305,6 +346,36 @@ make_triggers(Move *move)
 	dbscale_ddl_run_shard_hook(table->group, &shard, SHARD_MADE);
 }
 
+static void
+copy_object(Move *move, const CounterObject *object)
+{
+	RemoteConnection *target = move_connection(&move->target, REMOTE_WRITE);
+	const char *data;
+	int			length;
+
+	dbscale_stream_copy_out(move->guard, psprintf("COPY (%s) TO STDOUT", object->rows));
+	dbscale_remote_copy_begin(target, psprintf("COPY %s (%s) FROM STDIN",
+											   quote_qualified_identifier(DBSCALE_SHARDS_SCHEMA, object->name), object->columns), object->name);
+	while (dbscale_stream_copy_row(move->guard, &data, &length))
+	{
+		CHECK_FOR_INTERRUPTS();
+		dbscale_remote_copy_data(target, data, length);
+	}
+	dbscale_remote_copy_end(target);
+	dbscale_remote_sync(target);
+}
+
+/* What counters have beside the tables, and no log tells. */
+static void
+copy_counter_rows(Move *move)
+{
+	ListCell   *lc;
+
+	foreach(lc, move->counter_objects)
+		if (((CounterObject *) lfirst(lc))->rows != NULL)
+			copy_object(move, lfirst(lc));
+}
+
 /* The functions' triggers go with them. */
 static void
 drop_triggers(Move *move)
@@ -314,12 +385,11 @@ drop_triggers(Move *move)
 	foreach(lc, move->counter_objects)
 	{
 		CounterObject *object = lfirst(lc);
-		bool		is_function = strcmp(object->kind, "function") == 0;
 
 		(void) dbscale_remote_execute(move_connection(&move->target, REMOTE_WRITE),
-									  psprintf("DROP %s IF EXISTS %s%s CASCADE", object->kind,
-											   quote_qualified_identifier(DBSCALE_SHARDS_SCHEMA, object->name),
-											   is_function ? "()" : ""), REMOTE_NO_PARAMS, NULL);
+									  psprintf("DROP %s IF EXISTS %s CASCADE", object->kind,
+											   quote_qualified_identifier(DBSCALE_SHARDS_SCHEMA, object->name)),
+									  REMOTE_NO_PARAMS, NULL);
 	}
 }
 
@@ -335,13 +405,29 @@ make_keys_and_triggers(Move *move)
 	any = has_foreign_keys(move) || move->counter_objects != NIL;
 	if (any)
 	{
-		foreach(lc, move->members)
+		foreach(lc, move->tables)
 			add_foreign_keys(move, lfirst(lc));
-		make_triggers(move);
+		if (!move->reshards)
+		{
+			make_triggers(move);
+			copy_counter_rows(move);
+		}
 	}
 	PopActiveSnapshot();
 	move_commit(move);
 	return any;
+}
+
+static void
+drop_foreign_keys(Move *move, const MoveMember *member)
+{
+	char	   *name;
+
+	for (int n = 0; (name = foreign_key_name(member, n)) != NULL; n++)
+		for (int i = 0; i < list_length(move->parts); i++)
+			(void) dbscale_remote_execute(move_connection(&move->target, REMOTE_WRITE),
+										  psprintf("ALTER TABLE %s DROP CONSTRAINT IF EXISTS %s", member->targets[i],
+												   quote_identifier(name)), REMOTE_NO_PARAMS, member->stored);
 }
 
 /* The switch did not come to pass, and application goes on, which they would disturb. */
@@ -353,45 +439,46 @@ drop_keys_and_triggers(Move *move)
 	move_begin(move);
 	PushActiveSnapshot(GetTransactionSnapshot());
 	drop_triggers(move);
-	foreach(lc, move->members)
-	{
-		MoveMember *member = lfirst(lc);
-		char	   *name;
-
-		for (int n = 0; (name = foreign_key_name(member, n)) != NULL; n++)
-			(void) dbscale_remote_execute(move_connection(&move->target, REMOTE_WRITE),
-										  psprintf("ALTER TABLE %s DROP CONSTRAINT IF EXISTS %s", member->table,
-												   quote_identifier(name)), REMOTE_NO_PARAMS, member->stored);
-	}
+	foreach(lc, move->tables)
+		drop_foreign_keys(move, lfirst(lc));
 	PopActiveSnapshot();
 	move_commit(move);
 }
 
 /* ---- the switch ---- */
 
-/* Step 8. */
+/* A move's part of step 8. */
 static void
-switch_catalog(Move *move)
+switch_place(Move *move)
 {
 	ListCell   *lc;
 
-	move_begin(move);
-	PushActiveSnapshot(GetTransactionSnapshot());
 	placement_switch(move->group_id, move->shard, relids_of(move, true), NameStr(move->target.name));
 	cleanup_forget(move, NameStr(move->target.name));
 	foreach(lc, move->members)
-	{
 		cleanup_record_later(move, NameStr(move->source.name), "table", ((MoveMember *) lfirst(lc))->stored);
-		record_foreign_keys(move, lfirst(lc));
-	}
 	foreach(lc, move->counter_objects)
 	{
 		CounterObject *object = lfirst(lc);
 
 		cleanup_record_later(move, NameStr(move->source.name), object->kind, object->name);
 	}
-	(void) dbscale_ddl_execute_as_owner(psprintf("UPDATE dbscale.job SET step = 'cleaning up' WHERE job = " INT64_FORMAT,
-												 move->job));
+}
+
+/* Step 8. */
+static void
+switch_catalog(Move *move)
+{
+	move_begin(move);
+	PushActiveSnapshot(GetTransactionSnapshot());
+	if (move->reshards)
+		reshard_switch(move);
+	else
+		switch_place(move);
+	record_foreign_keys(move);
+	if (!move->goes_on)
+		(void) dbscale_ddl_execute_as_owner(psprintf("UPDATE dbscale.job SET step = 'cleaning up' WHERE job = " INT64_FORMAT,
+													 move->job));
 	PopActiveSnapshot();
 	DEBUG_POINT("move_before_switch");
 	move_commit(move);
@@ -468,7 +555,8 @@ move_switch(Move *move)
 		TimestampTz start = GetCurrentTimestamp();
 		int			pause = dbscale_move_lock_timeout * PAUSE_FACTOR;
 
-		dbscale_progress_step("waiting for transactions that write to the shard");
+		dbscale_progress_step(move->reshards ? "waiting for transactions that use the tables" :
+							  "waiting for transactions that write to the shard");
 		while (!TimestampDifferenceExceeds(start, GetCurrentTimestamp(), pause))
 		{
 			(void) apply_up_to_mark(move->apply);

@@ -12,7 +12,6 @@
 
 #include "catalog/pg_authid.h"
 #include "commands/sequence.h"
-#include "counter/counter.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
@@ -47,15 +46,6 @@ insert_step(int64 parent, const PlannedMove *move)
 				 quote_literal_cstr(GetUserNameFromId(GetUserId(), false))));
 }
 
-/* Better no job than one whose moves will be refused. */
-static void
-check_counters(const PlannedMove *move)
-{
-	const DistributedTable *table = dbscale_catalog_require_distributed(move->relation);
-
-	dbscale_counter_check_move(table->group, dbscale_ddl_require_shard(table, move->shard));
-}
-
 /* The plan as a job of this kind. */
 static int64
 insert_job(const char *kind, List *plan)
@@ -63,8 +53,6 @@ insert_job(const char *kind, List *plan)
 	int64		job;
 	ListCell   *lc;
 
-	foreach(lc, plan)
-		check_counters(lfirst(lc));
 	job = insert_parent(kind, list_length(plan));
 	foreach(lc, plan)
 		insert_step(job, lfirst(lc));

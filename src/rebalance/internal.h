@@ -68,7 +68,27 @@ typedef struct MoveMember
 	char	   *stored;			/* the shard table's bare name: posts_3 */
 	char	   *table;			/* qualified and quoted */
 	char	   *columns;		/* quoted, separated by commas, without generated ones */
+	int			shard;			/* of which this is the table */
+	char	   *key;			/* name of the shard key */
+	int			key_position;	/* among `columns`, from 0 */
+	char	  **targets;		/* where its rows go: a table for each part, qualified and quoted */
 } MoveMember;
+
+/* A shard that is made of the sources; a move has one, which is the source anew. */
+typedef struct Part
+{
+	int			number;			/* after the switch */
+	int			build;			/* by which its tables are named until then */
+	bool		has_hash;		/* hash, directory */
+	uint32		hash_from;
+	uint32		hash_to;
+	char	   *bounds;			/* range, list: as dbscale.shard has them */
+	char	   *label;			/* list */
+	List	   *keys;			/* of char *: entries of the directory that come with it */
+	char	   *home_key;		/* an entry that says nothing when the part is made: its hash is here */
+} Part;
+
+typedef struct PartRouter PartRouter;
 
 typedef struct Apply Apply;
 
@@ -79,10 +99,16 @@ typedef struct Move
 	Oid			relid;
 	int			group_id;
 	int			shard;
+	bool		reshards;		/* a split or merge: source and target are one node */
+	List	   *sources;		/* numbers of the shards that are read; `shard` is the first */
+	List	   *parts;			/* of Part * */
+	PartRouter *router;			/* NULL: there is one part */
 	MoveNode	source;
 	MoveNode	target;
-	List	   *members;		/* of MoveMember *, referenced tables first */
+	List	   *members;		/* of MoveMember *: the sources' tables, referenced ones first */
+	List	   *tables;			/* those of the first source: one for each table of the group */
 	List	   *counter_objects;	/* of CounterObject *: what counters have beside the tables */
+	List	   *counted_with;	/* OIDs: tables that are not in the group, but share a counter with it */
 	char	   *leaving;		/* folds what counters have pending, on the source; or NULL */
 	char	   *definition;		/* all that the shard's tables are made of, and where they are */
 	char	   *publication;
@@ -92,6 +118,7 @@ typedef struct Move
 	RemoteStream *guard;		/* holds the locks of the cut-over there */
 	Apply	   *apply;
 	bool		switched;
+	bool		goes_on;		/* the job has steps behind this one */
 } Move;
 
 /* Take over what a reload has changed. */
@@ -106,14 +133,88 @@ extern RemoteConnection *move_connection(const MoveNode *node, RemoteUse use);
 extern RemoteConnection *move_write_target(Move *move);
 /* The group as it is now; an error if the shard is not on the source any more. */
 extern char *move_definition(const Move *move);
+extern void move_require_definition(const Move *move);
 extern void move_online(Move *move);
 /* An error to be tried again: what changed meanwhile will not change for ever. */
 #define ERRCODE_MOVE_AGAIN ERRCODE_T_R_SERIALIZATION_FAILURE
 
+typedef struct JobRequest JobRequest;
+
+/* ---- parts.c ---- */
+
+/* In a transaction: the routing of rows to parts, from these and the catalog. */
+extern PartRouter *parts_router(const Move *move, const DistributedTable *table);
+/* The part (its place in the list) of a row with this key as a node prints it; NULL is a null key. */
+extern int	parts_route(const Move *move, const char *key);
+/* Of a line of COPY, in which the key is at this position, from 0. */
+extern int	parts_route_line(const Move *move, int key_position, const char *line, int length);
+
+/* ---- reshard_plan.c ---- */
+
+/* What is made of what. */
+typedef struct Reshaping
+{
+	List	   *sources;		/* shard numbers */
+	List	   *parts;			/* of Part *, in the order of their bounds */
+} Reshaping;
+
+/* A part's number that is still to be found. */
+#define NEW_NUMBER (-1)
+
+static inline bool
+reshard_is_hashed(const TableGroup *group)
+{
+	return group->strategy == SHARD_HASH || group->strategy == SHARD_DIRECTORY;
+}
+
+/* What a request makes of the shards as they are; an error where it cannot be. */
+extern void reshard_plan(Reshaping *plan, const JobRequest *request, const DistributedTable *table);
+/* The only shard of the key, if it has one of its own; else -1. */
+extern int	reshard_shard_of_key_alone(const DistributedTable *table, Datum key);
+/* Is its entry of the directory all that its shard has?  So it can be merged with any other. */
+extern bool reshard_has_entry_alone(const DistributedTable *table, Datum key);
+
+/* ---- reshard.c ---- */
+
+/* An error, before anything is done, where the request cannot be carried out. */
+extern void reshard_check_arguments(const JobRequest *request);
+/* In a transaction: fills in what is split or merged, and into what. */
+extern void reshard_check(Move *move, const JobRequest *request);
+/* What is to be as it was when the switch comes, beside the tables' definitions. */
+extern void reshard_append_definition(const Move *move, const DistributedTable *table, StringInfo text);
+/* In the transaction of the switch: the sources end, the parts are the shards. */
+extern void reshard_switch(Move *move);
+
+/* ---- reshard_counters.c ---- */
+
+/* What counters have beside the sources is put aside, while the guard has its locks; then beside the parts. */
+extern void reshard_set_aside(Move *move);
+extern void reshard_put_back(Move *move);
+
 /* ---- check.c ---- */
+extern void move_refuse(int sqlstate, const char *message, const char *detail, const char *hint);
 extern void move_check(Move *move, const char *node);
+/* The group's tables, locked against being dropped until the transaction's end. */
+extern const DistributedTable *move_open_group(Oid relid);
+/* With sources and parts known: the rest of the move. */
+extern void move_fill_in(Move *move, const DistributedTable *table);
+extern void move_fill_node(MoveNode *to, const ShardNode *node);
 extern void move_check_source(Move *move);
+/* What only the node knows: can it send its log? */
+extern void move_check_log(const Move *move, const MoveNode *node);
 extern void move_check_arguments(Oid relid, int shard, const char *node);
+
+/* ---- assign.c ---- */
+
+/* In a transaction: the job's next step in place of the job; false if there is none left. */
+extern bool assign_next(JobRequest *request);
+/* The first step's check of what only the last one needs. */
+extern void assign_check_target(Move *move, const JobRequest *step);
+/* Adds to an error where the key is, unless it is where it was. */
+extern void assign_explain(const JobRequest *request, ErrorData *error);
+
+/* ---- jobs.c ---- */
+extern void jobs_sleep_a_little(void);
 
 /* ---- copy.c ---- */
 extern XLogRecPtr move_parse_lsn(const char *text);
@@ -164,15 +265,32 @@ extern void cleanup_run(int64 job, MemoryContext context);
 
 /* ---- board.c ---- */
 
-typedef struct JobRequest
+typedef enum JobKind
+{
+	JOB_MOVE,
+	JOB_SPLIT,
+	JOB_ISOLATE,
+	JOB_MERGE,
+	JOB_ASSIGN
+} JobKind;
+
+/* What a job's text may be long: a key, or a bound. */
+#define JOB_ARGUMENT 3000
+
+struct JobRequest
 {
 	int64		job;
+	JobKind		kind;
 	Oid			userid;
 	Oid			relation;
 	int			shard;
-	NameData	node;
+	NameData	node;			/* move; assign: where its target was */
+	int			number;			/* split: how many parts; merge: into which shard; assign: to which */
+	bool		has_argument;
+	char		argument[JOB_ARGUMENT]; /* split: the bound; isolate, assign: the key's text */
+	bool		of_assign;		/* a move, isolate or merge that is a step of an assign, whose number and argument it has */
 	bool		from_row;		/* the rest is in the job's row of dbscale.job */
-} JobRequest;
+};
 
 typedef struct JobOutcome
 {

@@ -5,6 +5,9 @@
  *
  *		waiting  →  running  →  done, failed or cancelled
  *
+ * A job moves a shard, or (split, isolate, merge: reshard.c) makes others of it, or brings
+ * a key to another shard by several of these steps (assign.c).
+ *
  * move_shard runs its job at once and waits for it; drain_node and rebalance insert
  * rows that wait (see drain.c), which the maintenance worker starts.  A job that is
  * cut short by something that passes (a node that restarts, a definition that has
@@ -26,6 +29,7 @@
 #include "storage/latch.h"
 #include "storage/lmgr.h"
 #include "storage/lock.h"
+#include "tcop/tcopprot.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
@@ -33,16 +37,28 @@
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
+#include "utils/timeout.h"
 #include "utils/timestamp.h"
 #include "utils/wait_event.h"
 
 #define MAX_ATTEMPTS 3
 #define RETRY_PAUSE_MS 3000
 #define MOVE_STEPS 7
+#define ASSIGN_STEPS (3 * MOVE_STEPS)
 /* Advisory locks of users have 1 or 2 here, those of transaction/ 3 and 5. */
 #define MOVE_LOCK_CLASS 4
 
-DBSCALE_FUNCTION(dbscale_move_shard);
+static const char *const job_kinds[] = {
+	[JOB_MOVE] = "move",
+	[JOB_SPLIT] = "split",
+	[JOB_ISOLATE] = "isolate",
+	[JOB_MERGE] = "merge",
+	[JOB_ASSIGN] = "assign",
+};
+
+/* The same, for SQL. */
+#define JOB_KINDS "('move', 'split', 'isolate', 'merge', 'assign')"
+
 DBSCALE_FUNCTION(dbscale_wait_job);
 DBSCALE_FUNCTION(dbscale_cancel_job);
 
@@ -53,6 +69,12 @@ update_job(int64 job, const char *set, const char *and)
 {
 	return dbscale_ddl_execute_as_owner(psprintf("UPDATE dbscale.job SET %s WHERE job = " INT64_FORMAT "%s",
 												 set, job, and));
+}
+
+static const char *
+literal_or_null(const char *text)
+{
+	return text ? quote_literal_cstr(text) : "NULL";
 }
 
 static char *
@@ -69,11 +91,13 @@ insert_running(const JobRequest *request)
 	const Shard *shard = dbscale_ddl_require_shard(table, request->shard);
 
 	(void) dbscale_ddl_execute_as_owner(
-		psprintf("INSERT INTO dbscale.job (job, kind, relation, state, steps, relation_id, shard, from_node, to_node, requested_by)"
-				 " VALUES (" INT64_FORMAT ", 'move', %s, 'running', %d, %u, %d, %s, %s, %s)", request->job,
-				 quote_literal_cstr(relation_text(request->relation)), MOVE_STEPS, request->relation, request->shard,
-				 quote_literal_cstr(NameStr(shard->node->name)), quote_literal_cstr(NameStr(request->node)),
-				 quote_literal_cstr(GetUserNameFromId(request->userid, false))));
+		psprintf("INSERT INTO dbscale.job (job, kind, relation, state, steps, relation_id, shard, from_node, to_node, requested_by, number, argument)"
+				 " VALUES (" INT64_FORMAT ", %s, %s, 'running', %d, %u, %d, %s, %s, %s, %d, %s)", request->job,
+				 quote_literal_cstr(job_kinds[request->kind]), quote_literal_cstr(relation_text(request->relation)),
+				 request->kind == JOB_ASSIGN ? ASSIGN_STEPS : MOVE_STEPS, request->relation, request->shard, quote_literal_cstr(NameStr(shard->node->name)),
+				 quote_literal_cstr(NameStr(request->kind == JOB_MOVE || request->kind == JOB_ASSIGN ? request->node : shard->node->name)),
+				 quote_literal_cstr(GetUserNameFromId(request->userid, false)), request->number,
+				 literal_or_null(request->has_argument ? request->argument : NULL)));
 }
 
 /* The rest of the request is in the row, which begins to run; false if it does not wait any more. */
@@ -82,27 +106,65 @@ read_waiting(JobRequest *request)
 {
 	char	  **row;
 
-	if (update_job(request->job, psprintf("state = 'running', started_at = clock_timestamp(), error = NULL, steps = %d",
-										  MOVE_STEPS), " AND state = 'waiting'") != 1)
+	if (update_job(request->job, psprintf("state = 'running', started_at = clock_timestamp(), error = NULL,"
+										  " steps = CASE kind WHEN 'assign' THEN %d ELSE %d END",
+										  ASSIGN_STEPS, MOVE_STEPS), " AND state = 'waiting'") != 1)
 		return false;
-	row = linitial(dbscale_ddl_query_rows(psprintf("SELECT relation_id, shard, to_node FROM dbscale.job WHERE job = " INT64_FORMAT,
+	row = linitial(dbscale_ddl_query_rows(psprintf("SELECT relation_id, shard, to_node, kind, number, argument FROM dbscale.job WHERE job = " INT64_FORMAT,
 												   request->job)));
 	request->relation = atooid(row[0]);
 	request->shard = atoi(row[1]);
 	namestrcpy(&request->node, row[2]);
+	for (int kind = 0; kind < lengthof(job_kinds); kind++)
+		if (strcmp(row[3], job_kinds[kind]) == 0)
+			request->kind = kind;
+	request->number = row[4] ? atoi(row[4]) : 0;
+	request->has_argument = row[5] != NULL;
+	strlcpy(request->argument, row[5] ? row[5] : "", sizeof(request->argument));
 	return true;
 }
 
 /* ---- one attempt ---- */
 
-/* One move of a shard at a time; the lock is the session's. */
+static volatile sig_atomic_t in_attempt = false;
+
+/*
+ * Between attempts, where the nodes are tidied up and the job's row is written, a cancel is
+ * not to end the worker: the row would say that it runs, and the job be taken up again.
+ * (Timeouts of locks come by the same signal.)
+ */
 static void
-lock_shard(int group_id, int shard)
+handle_cancel(SIGNAL_ARGS)
+{
+	if (in_attempt || get_timeout_indicator(LOCK_TIMEOUT, false))
+		StatementCancelHandler(postgres_signal_arg);
+}
+
+/* In this order: who cancels sets the flag before he sends the signal. */
+static void
+begin_attempt(void)
+{
+	in_attempt = true;
+	if (board_is_cancelled())
+		ereport(ERROR,
+				(errcode(ERRCODE_QUERY_CANCELED), errmsg("canceling statement due to user request")));
+}
+
+/* The lock is the session's; false if another job has it. */
+static bool
+lock_number(int group_id, int shard)
 {
 	LOCKTAG		tag;
 
 	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, group_id, shard, MOVE_LOCK_CLASS);
-	if (LockAcquire(&tag, ExclusiveLock, true, true) != LOCKACQUIRE_NOT_AVAIL)
+	return LockAcquire(&tag, ExclusiveLock, true, true) != LOCKACQUIRE_NOT_AVAIL;
+}
+
+/* One move of a shard at a time. */
+static void
+lock_shard(int group_id, int shard)
+{
+	if (lock_number(group_id, shard))
 		return;
 	ereport(ERROR,
 			(errcode(ERRCODE_OBJECT_IN_USE),
@@ -111,15 +173,54 @@ lock_shard(int group_id, int shard)
 			 errhint("The view dbscale.jobs shows it.")));
 }
 
+/* Numbers of shards that are to be made. */
 static void
-attempt(Move *move, const JobRequest *request)
+lock_new_number(int group_id, int shard)
 {
+	if (lock_number(group_id, shard))
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_MOVE_AGAIN),
+			 errmsg("another job makes a shard %d of the same table group", shard),
+			 errdetail("Both began at the same time."), errhint("Try again.")));
+}
+
+/* One step of the job, which mostly has one. */
+static void
+attempt(Move *move, const JobRequest *job)
+{
+	JobRequest *request = palloc(sizeof(JobRequest));
+	ListCell   *lc;
+
+	begin_attempt();
+	*request = *job;
 	move_begin(move);
 	PushActiveSnapshot(GetTransactionSnapshot());
 	dbscale_progress_step("checking");
-	move_check(move, NameStr(request->node));
-	lock_shard(move->group_id, move->shard);
+	if (job->kind == JOB_ASSIGN && !assign_next(request))
+	{
+		PopActiveSnapshot();
+		move_commit(move);
+		return;
+	}
+	move->shard = request->shard;
+	move->goes_on = request->of_assign && request->kind != JOB_MERGE;
+	if (request->kind == JOB_MOVE)
+		move_check(move, NameStr(request->node));
+	else
+		reshard_check(move, request);
+	if (request->of_assign)
+		lock_shard(move->group_id, request->number);
+	foreach(lc, move->sources)
+		lock_shard(move->group_id, lfirst_int(lc));
+	foreach(lc, move->parts)
+	{
+		lock_new_number(move->group_id, ((Part *) lfirst(lc))->number);
+		lock_new_number(move->group_id, ((Part *) lfirst(lc))->build);
+	}
 	move_check_source(move);
+	if (request->of_assign)
+		assign_check_target(move, request);
 	PopActiveSnapshot();
 	move_commit(move);
 	move_online(move);
@@ -170,7 +271,7 @@ definition_has_changed(Move *move)
  * as the nodes can be reached, and the rest recorded.
  */
 static ErrorData *
-try_move(const JobRequest *request, MemoryContext context, bool *switched)
+try_move(const JobRequest *request, MemoryContext context, bool *switched, bool *goes_on)
 {
 	MemoryContext own = AllocSetContextCreate(context, "dbscale move", ALLOCSET_DEFAULT_SIZES);
 	Move	   *move = MemoryContextAllocZero(context, sizeof(Move));
@@ -192,6 +293,8 @@ try_move(const JobRequest *request, MemoryContext context, bool *switched)
 		AbortCurrentTransaction();
 	}
 	PG_END_TRY();
+	in_attempt = false;
+	QueryCancelPending = false;
 	MemoryContextSwitchTo(context);
 	SetConfigOption("lock_timeout", "0", PGC_SUSET, PGC_S_SESSION);
 	LockReleaseAll(DEFAULT_LOCKMETHOD, true);
@@ -200,18 +303,13 @@ try_move(const JobRequest *request, MemoryContext context, bool *switched)
 	LockReleaseAll(USER_LOCKMETHOD, true);
 	MemoryContextSwitchTo(context);
 	*switched = move->switched;
+	*goes_on = move->switched && move->goes_on;
 	MemoryContextDelete(own);	/* ends the streams, and with them the slots */
 	cleanup_run(request->job, context);
 	return error;
 }
 
 /* ---- a job's life ---- */
-
-static const char *
-literal_or_null(const char *text)
-{
-	return text ? quote_literal_cstr(text) : "NULL";
-}
 
 static char *
 whole_message(const ErrorData *error)
@@ -269,8 +367,9 @@ begin_job(JobRequest *request)
 		insert_running(request);
 	}
 	if (runs)
-		dbscale_progress_attach(request->job, "move",
-								get_rel_name(request->relation) ? request->relation : InvalidOid, MOVE_STEPS);
+		dbscale_progress_attach(request->job, job_kinds[request->kind],
+								get_rel_name(request->relation) ? request->relation : InvalidOid,
+								request->kind == JOB_ASSIGN ? ASSIGN_STEPS : MOVE_STEPS);
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 	return runs;
@@ -294,7 +393,7 @@ may_try_again(const ErrorData *error, int attempts)
 
 	if (!is_passing(error->sqlerrcode) || attempts >= MAX_ATTEMPTS)
 		return false;
-	while (!board_is_cancelled() && !QueryCancelPending && !ProcDiePending)
+	while (!board_is_cancelled() && !ProcDiePending)
 	{
 		if (TimestampDifferenceExceeds(start, GetCurrentTimestamp(), RETRY_PAUSE_MS * attempts))
 			return true;
@@ -304,13 +403,35 @@ may_try_again(const ErrorData *error, int attempts)
 	return false;
 }
 
-static void
-finish_job(int64 job, ErrorData *error, bool switched)
+/* All steps; NULL: they are done. */
+static ErrorData *
+try_job(const JobRequest *request, MemoryContext context)
 {
-	if (error != NULL && switched)
-		error = NULL;			/* what was left is cleaning up */
-	if (error != NULL && error->sqlerrcode == ERRCODE_QUERY_CANCELED)
-		end_job(job, "cancelled", NULL);
+	ErrorData  *error;
+	bool		switched;
+	bool		goes_on;
+
+	for (;;)
+	{
+		error = try_move(request, context, &switched, &goes_on);
+		/* else what was left is cleaning up; but whoever cancels wants no more steps */
+		if (!switched || (goes_on && error != NULL && error->sqlerrcode == ERRCODE_QUERY_CANCELED))
+			return error;
+		if (!goes_on)
+			return NULL;
+		DEBUG_POINT("assign_step");
+	}
+}
+
+static void
+finish_job(const JobRequest *request, ErrorData *error)
+{
+	int64		job = request->job;
+
+	if (error != NULL && request->kind == JOB_ASSIGN)
+		assign_explain(request, error);
+	if (error != NULL && (error->sqlerrcode == ERRCODE_QUERY_CANCELED || board_is_cancelled()))
+		end_job(job, "cancelled", error->detail != NULL ? error : NULL);
 	else
 		end_job(job, error ? "failed" : "done", error);
 	if (error != NULL)
@@ -327,22 +448,21 @@ dbscale_rebalance_run_job(void)
 	JobRequest	request = *board_request();
 	MemoryContext context = AllocSetContextCreate(TopMemoryContext, "dbscale job", ALLOCSET_DEFAULT_SIZES);
 	ErrorData  *error = NULL;
-	bool		switched = false;
 
 	MemoryContextSwitchTo(context);
+	pqsignal(SIGINT, handle_cancel);
 	if (board_is_cancelled() || !begin_job(&request))
 		return;
 	DEBUG_POINT("move_begun");
 	for (int attempts = 1;; attempts++)
 	{
 		move_reload_settings();
-		error = try_move(&request, context, &switched);
-		QueryCancelPending = false;
-		if (error == NULL || switched || !may_try_again(error, attempts))
+		error = try_job(&request, context);
+		if (error == NULL || !may_try_again(error, attempts))
 			break;
 		note_attempt(request.job, error);
 	}
-	finish_job(request.job, error, switched);
+	finish_job(&request, error);
 }
 
 /* ---- the maintenance worker's part ---- */
@@ -353,7 +473,7 @@ put_back_orphans(void)
 {
 	ListCell   *lc;
 
-	foreach(lc, dbscale_ddl_query_rows("SELECT job FROM dbscale.job WHERE state = 'running' AND kind = 'move'"))
+	foreach(lc, dbscale_ddl_query_rows("SELECT job FROM dbscale.job WHERE state = 'running' AND kind IN " JOB_KINDS ""))
 	{
 		int64		job = strtoll(((char **) lfirst(lc))[0], NULL, 10);
 
@@ -418,7 +538,7 @@ dbscale_jobs_start_waiting(void)
 	ListCell   *lc;
 
 	/* what a former attempt has made must have been undone */
-	foreach(lc, dbscale_ddl_query_rows("SELECT job FROM dbscale.job j WHERE state = 'waiting' AND kind = 'move'"
+	foreach(lc, dbscale_ddl_query_rows("SELECT job FROM dbscale.job j WHERE state = 'waiting' AND kind IN " JOB_KINDS ""
 									   " AND (not_before IS NULL OR not_before <= now())"
 									   " AND NOT EXISTS (SELECT FROM dbscale.cleanup c WHERE c.job = j.job)"
 									   " ORDER BY job"))
@@ -432,115 +552,12 @@ dbscale_jobs_start_waiting(void)
 
 /* ---- functions ---- */
 
-static void
-require_no_transaction(void)
-{
-	if (!IsTransactionBlock() && !IsSubTransaction() && dbscale_transaction_is_untouched())
-		return;
-	ereport(ERROR,
-			(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
-			 errmsg("an online move cannot run inside a transaction"),
-			 errdetail("It is carried out in many transactions, and would wait for the end of this one."),
-			 errhint("Call dbscale.move_shard by itself, or with method => 'blocking'.")));
-}
-
-static void
-sleep_a_little(void)
+void
+jobs_sleep_a_little(void)
 {
 	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, 100, PG_WAIT_EXTENSION);
 	ResetLatch(MyLatch);
 	CHECK_FOR_INTERRUPTS();
-}
-
-static void
-abandon(int code, Datum slot)
-{
-	board_abandon(DatumGetInt32(slot));
-}
-
-static void
-wait_for_end(int slot, BackgroundWorkerHandle *handle, JobOutcome *outcome)
-{
-	pid_t		pid;
-
-	while (!board_has_ended(slot, outcome))
-	{
-		if (GetBackgroundWorkerPid(handle, &pid) == BGWH_STOPPED && !board_has_ended(slot, outcome))
-			ereport(ERROR,
-					(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
-					 errmsg("could not start a worker for the move"),
-					 errdetail("The server could not make a process for it."),
-					 errhint("See the server's log.")));
-		sleep_a_little();
-	}
-}
-
-/* The caller's interrupt is the job's. */
-static void
-run_and_wait(int slot, JobOutcome *outcome)
-{
-	BackgroundWorkerHandle *handle = NULL;
-
-	if (!board_start_worker(slot, &handle))
-	{
-		board_free(slot);
-		ereport(ERROR,
-				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
-				 errmsg("could not start a worker for the move"),
-				 errdetail("All background workers of the server are in use."),
-				 errhint("Increase max_worker_processes.")));
-	}
-	PG_ENSURE_ERROR_CLEANUP(abandon, Int32GetDatum(slot));
-	{
-		wait_for_end(slot, handle, outcome);
-	}
-	PG_END_ENSURE_ERROR_CLEANUP(abandon, Int32GetDatum(slot));
-}
-
-static void
-move_shard_online(Oid relid, int shard, const char *node)
-{
-	JobRequest	request = {0};
-	JobOutcome	outcome = {0};
-	int			slot;
-
-	require_no_transaction();
-	request.userid = GetUserId();
-	request.relation = relid;
-	request.shard = shard;
-	namestrcpy(&request.node, node);
-	while ((slot = board_take(&request, true)) < 0)
-		sleep_a_little();
-	run_and_wait(slot, &outcome);
-	if (outcome.failed)
-		ereport(ERROR,
-				(errcode(outcome.sqlstate),
-				 errmsg_internal("%s", outcome.message),
-				 outcome.detail[0] ? errdetail_internal("%s", outcome.detail) : 0,
-				 outcome.hint[0] ? errhint("%s", outcome.hint) : 0));
-}
-
-/* Arguments: relation regclass, shard int, node name, method text. */
-Datum
-dbscale_move_shard(PG_FUNCTION_ARGS)
-{
-	Oid			relid = PG_GETARG_OID(0);
-	int			shard = PG_GETARG_INT32(1);
-	char	   *node = NameStr(*PG_GETARG_NAME(2));
-	char	   *method = text_to_cstring(PG_GETARG_TEXT_PP(3));
-
-	move_check_arguments(relid, shard, node);
-	if (strcmp(method, "online") == 0)
-		move_shard_online(relid, shard, node);
-	else if (strcmp(method, "blocking") == 0)
-		move_shard_blocking(relid, shard, node);
-	else
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("there is no method \"%s\"", method),
-				 errdetail("A shard is moved 'online', or 'blocking' readers and writers of its tables."),
-				 errhint("Leave the method out to move it online.")));
-	PG_RETURN_VOID();
 }
 
 /* The state of a job, or an error if there is none of that number. */
@@ -588,7 +605,7 @@ dbscale_wait_job(PG_FUNCTION_ARGS)
 														   PG_GETARG_DATUM(1)));
 	while (!is_over(state = job_state(PG_GETARG_INT64(0))) &&
 		   (deadline == 0 || GetCurrentTimestamp() < deadline))
-		sleep_a_little();
+		jobs_sleep_a_little();
 	PG_RETURN_TEXT_P(cstring_to_text(state));
 }
 

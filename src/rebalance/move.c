@@ -33,8 +33,10 @@
  *	   synchronous_commit says, and so is the copy on the target (move_write_target).
  *
  * DDL on the tables is not kept waiting by a move, which may take hours, but makes it
- * begin again: the cut-over compares the definitions of the tables, under a lock that
- * DDL conflicts with, with those at the start.
+ * begin again: whatever is made on the target, and at last the cut-over, compares the
+ * definitions of the tables, under a lock that DDL conflicts with, with those at the start.
+ * (The cut-over alone would not find a column that was added before the target's tables
+ * were made, and dropped after.)
  */
 #include "rebalance/internal.h"
 
@@ -118,18 +120,22 @@ static void
 run_on_target(Move *move, List *(*commands) (const DistributedTable *table, int shard))
 {
 	ListCell   *lc,
-			   *lc2;
+			   *lc2,
+			   *lc3;
 
 	move_begin(move);
 	PushActiveSnapshot(GetTransactionSnapshot());
-	(void) move_definition(move);	/* locks */
-	foreach(lc, move->members)
+	move_require_definition(move);
+	foreach(lc, move->tables)
 	{
 		MoveMember *member = lfirst(lc);
 
-		foreach(lc2, commands(dbscale_catalog_require_distributed(member->relid), move->shard))
-			(void) dbscale_remote_execute(move_connection(&move->target, REMOTE_WRITE), lfirst(lc2),
-										  REMOTE_NO_PARAMS, member->stored);
+		foreach(lc2, move->parts)
+		{
+			foreach(lc3, commands(dbscale_catalog_require_distributed(member->relid), ((Part *) lfirst(lc2))->build))
+				(void) dbscale_remote_execute(move_connection(&move->target, REMOTE_WRITE), lfirst(lc3),
+											  REMOTE_NO_PARAMS, member->stored);
+		}
 	}
 	PopActiveSnapshot();
 	move_commit(move);
@@ -149,6 +155,24 @@ finish_commands(const DistributedTable *table, int shard)
 				   psprintf("ANALYZE %s", dbscale_ddl_shard_table_name(table, shard)));
 }
 
+/* The bare names of the tables that are made on the target. */
+static List *
+names_on_target(const Move *move)
+{
+	List	   *names = NIL;
+	ListCell   *lc,
+			   *lc2;
+
+	foreach(lc, move->tables)
+	{
+		const DistributedTable *table = dbscale_catalog_require_distributed(((MoveMember *) lfirst(lc))->relid);
+
+		foreach(lc2, move->parts)
+			names = lappend(names, psprintf("%s_%d", table->stored_name, ((Part *) lfirst(lc2))->build));
+	}
+	return names;
+}
+
 /* Nothing is made before it is recorded. */
 static void
 record_objects(Move *move)
@@ -157,8 +181,8 @@ record_objects(Move *move)
 
 	move_begin(move);
 	PushActiveSnapshot(GetTransactionSnapshot());
-	foreach(lc, move->members)
-		cleanup_record(move, NameStr(move->target.name), "table", ((MoveMember *) lfirst(lc))->stored);
+	foreach(lc, names_on_target(move))
+		cleanup_record(move, NameStr(move->target.name), "table", lfirst(lc));
 	/* made at the switch */
 	foreach(lc, move->counter_objects)
 	{
@@ -179,14 +203,16 @@ names_are_free(Move *move)
 
 	move_begin(move);
 	PushActiveSnapshot(GetTransactionSnapshot());
-	foreach(lc, move->members)
-		free &= !cleanup_exists(NameStr(move->target.name), "table", ((MoveMember *) lfirst(lc))->stored);
+	foreach(lc, names_on_target(move))
+		free &= !cleanup_exists(NameStr(move->target.name), "table", lfirst(lc));
 	foreach(lc, move->counter_objects)
 	{
 		CounterObject *object = lfirst(lc);
 
 		free &= !cleanup_exists(NameStr(move->target.name), object->kind, object->name);
 	}
+	/* of an attempt before this one, too, whose node could not be told */
+	free &= !cleanup_exists(NameStr(move->source.name), "publication", move->publication);
 	PopActiveSnapshot();
 	move_commit(move);
 	return free;
@@ -200,12 +226,16 @@ names_are_free(Move *move)
 static void
 wait_for_names(Move *move)
 {
-	while (!names_are_free(move))
+	for (int turn = 0; !names_are_free(move); turn++)
 	{
 		dbscale_progress_step("waiting for old tables on the target to be dropped");
-		cleanup_run(0, move->context);
-		if (names_are_free(move))
-			return;
+		if (turn % 10 == 0)		/* a second: what fails is logged */
+		{
+			cleanup_run(move->job, move->context);	/* of an attempt before this one */
+			cleanup_run(0, move->context);
+			if (names_are_free(move))
+				return;
+		}
 		if (cleanup_waits_for(NameStr(move->target.name), ((MoveMember *) linitial(move->members))->stored,
 							  board_caller()))
 			ereport(ERROR,

@@ -238,7 +238,7 @@ node_index(const Cluster *cluster, const ShardNode *node)
 {
 	for (int i = 0; i < cluster->nnodes; i++)
 	{
-		if (cluster->nodes[i] == node)
+		if (cluster->nodes[i]->serverid == node->serverid)
 			return i;
 	}
 	return -1;					/* disabled */

@@ -35,21 +35,44 @@
 #include "miscadmin.h"
 #include "utils/builtins.h"
 
-/* One row a table: its place in the list of members, the count, the sum. */
+static void
+append_checksum(StringInfo sql, const char *table, const char *columns, bool first)
+{
+	appendStringInfo(sql, "%sSELECT count(*) AS n, sum(hashtextextended(ROW(%s)::text COLLATE \"C\", 0)::numeric) AS h FROM ONLY %s",
+					 first ? "" : " UNION ALL ", columns, table);
+}
+
+/*
+ * One row a table: its place in the list, the count, the sum; of the sources' tables
+ * together, or of those of the parts.
+ */
 static char *
-checksum_sql(const Move *move)
+checksum_sql(const Move *move, bool parts)
 {
 	StringInfoData sql;
-	ListCell   *lc;
+	ListCell   *lc,
+			   *lc2;
 
 	initStringInfo(&sql);
-	foreach(lc, move->members)
+	foreach(lc, move->tables)
 	{
-		MoveMember *member = lfirst(lc);
+		MoveMember *table = lfirst(lc);
+		bool		first = true;
 
-		appendStringInfo(&sql, "%sSELECT %d, count(*), sum(hashtextextended(ROW(%s)::text COLLATE \"C\", 0)::numeric) FROM ONLY %s",
-						 foreach_current_index(lc) > 0 ? " UNION ALL " : "", foreach_current_index(lc),
-						 member->columns, member->table);
+		appendStringInfo(&sql, "%sSELECT %d, sum(n), sum(h) FROM (", foreach_current_index(lc) > 0 ? " UNION ALL " : "",
+						 foreach_current_index(lc));
+		for (int i = 0; parts && i < list_length(move->parts); i++, first = false)
+			append_checksum(&sql, table->targets[i], table->columns, first);
+		foreach(lc2, move->members)
+		{
+			MoveMember *member = lfirst(lc2);
+
+			if (parts || member->relid != table->relid)
+				continue;
+			append_checksum(&sql, member->table, member->columns, first);
+			first = false;
+		}
+		appendStringInfoString(&sql, ") s");
 	}
 	appendStringInfoString(&sql, " ORDER BY 1");
 	return sql.data;
@@ -68,7 +91,7 @@ compare(const Move *move, List *source, List *target)
 			   *lc2,
 			   *lc3;
 
-	forthree(lc, move->members, lc2, source, lc3, target)
+	forthree(lc, move->tables, lc2, source, lc3, target)
 	{
 		MoveMember *member = lfirst(lc);
 		char	  **s = lfirst(lc2);
@@ -125,14 +148,13 @@ move_verify(Move *move)
 {
 	RemoteStream *target = move_open_stream(move, &move->target, false);
 	RemoteStream *source = apply_up_to_snapshot(move);
-	char	   *sql = checksum_sql(move);
 
 	(void) dbscale_stream_value(target, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY");
 	(void) dbscale_stream_value(target, "SELECT 1");
 	apply_hold(move->apply, NULL);
 
-	dbscale_stream_send(source, sql);
-	dbscale_stream_send(target, sql);
+	dbscale_stream_send(source, checksum_sql(move, false));
+	dbscale_stream_send(target, checksum_sql(move, true));
 	while (!dbscale_stream_is_done(source) || !dbscale_stream_is_done(target))
 	{
 		if (!apply_take(move->apply))

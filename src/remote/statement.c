@@ -276,12 +276,17 @@ row_from_result(RemoteStatement *stmt, RemoteRow *row)
 static void
 raise_statement_error(RemoteStatement *stmt)
 {
+	RemoteStatement *cause = stmt;
+
 	if (stmt->error == NULL)
 		return;
-	if (stmt->conn->failed_statement == stmt)
+	/* the one that aborted the transaction may be read later, as it was sent ahead of need */
+	if (stmt->error->sqlstate == ERRCODE_IN_FAILED_SQL_TRANSACTION && stmt->conn->failed_statement != NULL)
+		cause = stmt->conn->failed_statement;
+	if (stmt->conn->failed_statement == cause)
 		stmt->conn->failed_statement = NULL;
 	remote_raise_pending(stmt->conn);
-	remote_raise(stmt->conn, stmt->error);
+	remote_raise(stmt->conn, cause->error);
 }
 
 bool

@@ -72,6 +72,9 @@ typedef struct HashRouter
 	int			nranges;
 	HashRange  *ranges;			/* ascending */
 	List	   *directories;	/* of DirectoryIndex * */
+	bool		has_hasher;		/* of the last table's collation */
+	Oid			collation;
+	KeyHasher	hasher;
 } HashRouter;
 
 DBSCALE_FUNCTION(dbscale_shard_hash);
@@ -229,7 +232,16 @@ dbscale_route_hash(const TableGroup *group, const KeyHasher *hasher, Datum key)
 static Datum
 start_hashing(const DistributedTable *table, Datum key, KeyHasher *hasher)
 {
-	dbscale_hasher_init(hasher, table->group->key_type, table->key_collation);
+	HashRouter *router = get_router(table->group);
+
+	if (!router->has_hasher || router->collation != table->key_collation)
+	{
+		router->has_hasher = false;
+		dbscale_hasher_init(&router->hasher, table->group->key_type, table->key_collation);
+		router->collation = table->key_collation;
+		router->has_hasher = true;
+	}
+	*hasher = router->hasher;
 	return dbscale_hasher_key(hasher, table->group->key_type, key);
 }
 
@@ -261,6 +273,15 @@ dbscale_directory_find(const DistributedTable *table, Datum key)
 	key = start_hashing(table, key, &hasher);
 	entry = search_directory(table->group, &hasher, key, dbscale_hasher_hash(&hasher, key));
 	return entry ? entry->text : NULL;
+}
+
+bool
+dbscale_keys_equal(const DistributedTable *table, Datum a, Datum b)
+{
+	KeyHasher	hasher;
+
+	a = start_hashing(table, a, &hasher);
+	return dbscale_hasher_equal(&hasher, a, dbscale_hasher_key(&hasher, table->group->key_type, b));
 }
 
 static int

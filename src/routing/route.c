@@ -59,6 +59,9 @@ dbscale_cast_key(const DistributedTable *table, Datum key, Oid type)
 
 	if (type == target)
 		return key;
+	/* the commonest, a number in a statement's text */
+	if (type == INT4OID && target == INT8OID)
+		return Int64GetDatum(DatumGetInt32(key));
 	switch (find_coercion_pathway(target, type, COERCION_ASSIGNMENT, &function))
 	{
 		case COERCION_PATH_RELABELTYPE:

@@ -26,6 +26,9 @@ extern int	dbscale_hash_home(const DistributedTable *table, Datum key);
 /* The directory's entry for an equal key, as it is stored, or NULL. */
 extern const char *dbscale_directory_find(const DistributedTable *table, Datum key);
 
+/* hash, directory: are these the same key? */
+extern bool dbscale_keys_equal(const DistributedTable *table, Datum a, Datum b);
+
 /* Canonical text of a key, as stored in dbscale.directory, and back. */
 extern char *dbscale_key_to_text(Oid type, Datum key);
 extern Datum dbscale_key_from_text(Oid type, const char *text);

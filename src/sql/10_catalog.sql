@@ -114,13 +114,15 @@ CREATE TABLE dbscale.job (
     finished_at  timestamptz,
     error        text,
     parent       bigint REFERENCES dbscale.job,             -- the drain or rebalance it is a step of
-    relation_id  oid,                       -- of a move: a table of the group, the shard, from where to where
+    relation_id  oid,                       -- of a move, split or merge: a table of the group, the shard, from where to where
     shard        integer,
     from_node    name,
     to_node      name,
     attempts     integer NOT NULL DEFAULT 0,                -- that were cut short so far
     not_before   timestamptz,               -- when it may be tried again
-    requested_by name NOT NULL DEFAULT current_user
+    requested_by name NOT NULL DEFAULT current_user,
+    number       integer,                   -- split: into how many parts; merge: into which shard
+    argument     text                       -- split: at which bound; isolate: the key
 );
 CREATE INDEX job_state_idx ON dbscale.job (state) WHERE state IN ('waiting', 'running');
 CREATE INDEX job_parent_idx ON dbscale.job (parent) WHERE parent IS NOT NULL;

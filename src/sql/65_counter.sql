@@ -13,6 +13,7 @@ CREATE TABLE dbscale.counter (
     mode          text NOT NULL CHECK (mode IN ('sync', 'buffered')),
     fingerprint   text,                     -- of the SQL that keeps it, as it is installed
     suspended     boolean NOT NULL DEFAULT false,   -- only within a transaction that distributes its tables
+    apart         boolean NOT NULL DEFAULT false CHECK (NOT apart OR mode = 'buffered'),   -- its tables are not colocated
     UNIQUE (target, target_column)
 );
 CREATE INDEX counter_source_idx ON dbscale.counter (source);
@@ -56,6 +57,11 @@ CREATE FUNCTION dbscale.verify_counter(counter name, OUT key jsonb, OUT stored t
 REVOKE ALL ON FUNCTION dbscale.verify_counter(name) FROM PUBLIC;
 COMMENT ON FUNCTION dbscale.verify_counter(name) IS 'rows whose counter is not what the source''s rows say: none, unless triggers were disabled';
 
+CREATE FUNCTION dbscale.counter_parts(counter name, OUT key jsonb, OUT stored numeric, OUT carried numeric, OUT orphan boolean) RETURNS SETOF record
+    LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'dbscale_counter_parts';
+REVOKE ALL ON FUNCTION dbscale.counter_parts(name) FROM PUBLIC;
+COMMENT ON FUNCTION dbscale.counter_parts(name) IS 'for verify_counter: what a counter''s shards have of each key, where its tables are not colocated';
+
 CREATE FUNCTION dbscale.repair_counter(counter name) RETURNS bigint
     LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'dbscale_repair_counter';
 REVOKE ALL ON FUNCTION dbscale.repair_counter(name) FROM PUBLIC;
@@ -70,17 +76,19 @@ CREATE FUNCTION dbscale.counter_value(counter name, VARIADIC key "any") RETURNS 
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'dbscale_counter_value';
 COMMENT ON FUNCTION dbscale.counter_value(name, "any") IS 'the counter of one target row, with what is pending, as of one moment';
 
-CREATE FUNCTION dbscale.counter_pending(OUT counter name, OUT pending bigint, OUT oldest timestamptz, OUT last_fold timestamptz) RETURNS SETOF record
+CREATE FUNCTION dbscale.counter_pending(OUT counter name, OUT pending bigint, OUT oldest timestamptz, OUT last_fold timestamptz,
+    OUT problem text) RETURNS SETOF record
     LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'dbscale_counter_pending';
-COMMENT ON FUNCTION dbscale.counter_pending() IS 'deltas of buffered counters that are not folded yet, since when, and when the worker last folded on all their nodes';
+COMMENT ON FUNCTION dbscale.counter_pending() IS 'deltas of buffered counters that are not folded yet, since when, when the worker last folded on all their nodes, and what cannot be carried';
 
 CREATE VIEW dbscale.counters AS
 SELECT c.counter, c.target, c.target_column, c.source, c.aggregate, c.value_column, c.filter, c.mode,
        COALESCE(p.pending, 0) AS pending,
        COALESCE(pg_catalog.clock_timestamp() - p.oldest, '0'::interval) AS lag,
-       p.last_fold
+       p.last_fold, p.problem
 FROM dbscale.counter c
-LEFT JOIN (SELECT counter, pg_catalog.max(pending) AS pending, pg_catalog.min(oldest) AS oldest, pg_catalog.min(last_fold) AS last_fold
+LEFT JOIN (SELECT counter, pg_catalog.max(pending) AS pending, pg_catalog.min(oldest) AS oldest, pg_catalog.min(last_fold) AS last_fold,
+                  pg_catalog.min(problem) AS problem
            FROM dbscale.counter_pending() GROUP BY counter) p ON p.counter = c.counter;
 GRANT SELECT ON dbscale.counters TO PUBLIC;
 COMMENT ON VIEW dbscale.counters IS 'counters, and what is pending of the buffered ones';

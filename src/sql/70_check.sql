@@ -57,18 +57,28 @@ placed AS MATERIALIZED (
     UNION ALL
     SELECT t.relation, NULL, n.node, t.stored_name::text, ''
     FROM dbscale.distributed_table t, dbscale.node n WHERE t.group_id IS NULL),
--- what buffered counters have pending stands beside the shards
+-- what buffered counters have beside the shards
 deltas AS MATERIALIZED (
-    SELECT c.counter, s.node, c.counter || '_deltas_' || s.shard AS table_name, c.counter || '_fold_' || s.shard AS fold_name
+    SELECT c.counter, s.node, c.counter || '_deltas_' || s.shard AS table_name,
+           CASE WHEN NOT c.apart THEN c.counter || '_fold_' || s.shard END AS fold_name
+    FROM dbscale.counter c JOIN dbscale.distributed_table t ON t.relation = CASE WHEN c.apart THEN c.source ELSE c.target END
+    JOIN dbscale.shard s USING (group_id) WHERE c.mode = 'buffered' AND NOT c.suspended
+    UNION ALL
+    SELECT c.counter, s.node, c.counter || '_orphans_' || s.shard, c.counter || '_lock_' || s.shard
     FROM dbscale.counter c JOIN dbscale.distributed_table t ON t.relation = c.target
-    JOIN dbscale.shard s USING (group_id) WHERE c.mode = 'buffered' AND NOT c.suspended),
+    JOIN dbscale.shard s USING (group_id) WHERE c.apart),
 -- triggers that every counter's tables have
 counting(relation, trigger_name) AS (
     SELECT c.source, t.name FROM dbscale.counter c, unnest(ARRAY['dbscale_counter_insert', 'dbscale_counter_delete',
         'dbscale_counter_update', 'dbscale_counter_truncate']) t(name) WHERE NOT c.suspended
     UNION
     SELECT c.target, t.name FROM dbscale.counter c, unnest(ARRAY['~dbscale_counter_begin', '~dbscale_counter_guard']) t(name)
-    WHERE NOT c.suspended),
+    WHERE NOT c.suspended
+    UNION
+    SELECT c.source, '~dbscale_counter_empty' FROM dbscale.counter c WHERE c.apart
+    UNION
+    SELECT c.target, t.name FROM dbscale.counter c, unnest(ARRAY['dbscale_counter_made', 'dbscale_counter_rekeyed',
+        'dbscale_counter_gone', '~dbscale_counter_all_gone']) t(name) WHERE c.apart),
 there AS MATERIALIZED (
     SELECT p.*, r.has, r.has->'tables'->p.table_name AS columns
     FROM placed p JOIN reply r ON r.node = p.node AND r.has IS NOT NULL),
@@ -124,7 +134,7 @@ found(node, object, problem) AS (
     UNION ALL
     SELECT r.node, 'replication slot ' || x.name, 'it is left of a move'
     FROM reply r, jsonb_array_elements_text(r.has->'slots') x(name)
-    WHERE NOT EXISTS (SELECT FROM dbscale.job j WHERE j.kind = 'move' AND j.state = 'running' AND j.from_node = r.node
+    WHERE NOT EXISTS (SELECT FROM dbscale.job j WHERE j.kind IN ('move', 'split', 'isolate', 'merge', 'assign') AND j.state = 'running' AND r.node IN (j.from_node, j.to_node)
                       AND x.name ~ format('_%s$', j.job))
     UNION ALL
     SELECT d.node, d.table_name, 'the deltas of counter ' || d.counter || ' are missing'

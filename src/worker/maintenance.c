@@ -42,7 +42,8 @@ typedef struct Task
 	const char *name;
 	const int  *interval;		/* ms; 0: never */
 	void		(*run) (void);
-	TimestampTz due;
+	const char *lock_timeout;	/* here and on the nodes */
+	TimestampTz ended;			/* when it ran the last time */
 } Task;
 
 static void recovery_task(void);
@@ -51,14 +52,14 @@ static const int jobs_interval = 1000;	/* ms; what it costs is a look at two sma
 static const int fold_early_interval = 200;	/* ms; a look at each node, if folds are rarer than that */
 
 static Task tasks[] = {
-	{"recovery", &dbscale_recovery_interval, recovery_task, 0},
-	{"counters", &dbscale_counter_fold_interval, dbscale_fold_task, 0},
-	{"pending counters", &fold_early_interval, dbscale_fold_early_task, 0},
-	{"premake", &dbscale_premake_interval, dbscale_premake_task, 0},
-	{"deadlock detection", &dbscale_deadlock_interval, dbscale_deadlock_task, 0},
-	{"jobs", &jobs_interval, dbscale_jobs_task, 0},
-	{"cleaning up", &jobs_interval, dbscale_cleanup_task, 0},
-	{"rebalancing", &dbscale_auto_rebalance_interval, dbscale_rebalance_task, 0},
+	{"recovery", &dbscale_recovery_interval, recovery_task, "0", 0},
+	{"counters", &dbscale_counter_fold_interval, dbscale_fold_task, "1s", 0},
+	{"pending counters", &fold_early_interval, dbscale_fold_early_task, "1s", 0},
+	{"premake", &dbscale_premake_interval, dbscale_premake_task, "0", 0},
+	{"deadlock detection", &dbscale_deadlock_interval, dbscale_deadlock_task, "0", 0},
+	{"jobs", &jobs_interval, dbscale_jobs_task, "0", 0},
+	{"cleaning up", &jobs_interval, dbscale_cleanup_task, "0", 0},
+	{"rebalancing", &dbscale_auto_rebalance_interval, dbscale_rebalance_task, "0", 0},
 };
 
 /* What is known of an attempt that failed the last time. */
@@ -154,17 +155,12 @@ extension_is_there(void)
 	return result;
 }
 
-bool
-dbscale_maintenance_attempt(const char *task, const char *subject,
-							void (*body) (void *arg), void *arg)
+/* The body in a transaction; its error, in the current context, or NULL. */
+static ErrorData *
+run_body(void (*body) (void *arg), void *arg)
 {
 	MemoryContext context = CurrentMemoryContext;
-	TimestampTz start = GetCurrentTimestamp();
-	Failure    *failure = find_failure(task, subject);
 	ErrorData  *volatile error = NULL;
-
-	if (failure && start < failure->not_before)
-		return false;
 
 	PG_TRY();
 	{
@@ -184,8 +180,24 @@ dbscale_maintenance_attempt(const char *task, const char *subject,
 		AbortCurrentTransaction();
 	}
 	PG_END_TRY();
-
 	MemoryContextSwitchTo(context);
+	return error;
+}
+
+static bool
+attempt(const char *task, const char *subject, void (*body) (void *arg), void *arg, bool look_again)
+{
+	MemoryContext context = CurrentMemoryContext;
+	TimestampTz start = GetCurrentTimestamp();
+	Failure    *failure = find_failure(task, subject);
+	ErrorData  *error;
+
+	if (failure && start < failure->not_before)
+		return false;
+
+	error = run_body(body, arg);
+	if (error && look_again && (error->sqlerrcode == ERRCODE_UNDEFINED_TABLE || error->sqlerrcode == ERRCODE_UNDEFINED_FUNCTION))
+		error = run_body(body, arg);
 	if (error == NULL)
 	{
 		note_success(task, subject);
@@ -196,6 +208,18 @@ dbscale_maintenance_attempt(const char *task, const char *subject,
 		note_failure(task, subject, error, start);
 	MemoryContextSwitchTo(context);
 	return false;
+}
+
+bool
+dbscale_maintenance_attempt(const char *task, const char *subject, void (*body) (void *arg), void *arg)
+{
+	return attempt(task, subject, body, arg, false);
+}
+
+bool
+dbscale_maintenance_attempt_again(const char *task, const char *subject, void (*body) (void *arg), void *arg)
+{
+	return attempt(task, subject, body, arg, true);
 }
 
 typedef struct NodeList
@@ -299,17 +323,18 @@ run_tasks(void)
 
 		if (*task->interval == 0)
 			continue;
-		/* A setting that became shorter holds at once. */
-		if (task->due <= now || task->due > TimestampTzPlusMilliseconds(now, *task->interval))
+		/* From the last end: an interval that was changed holds at once. */
+		if (TimestampTzPlusMilliseconds(task->ended, *task->interval) <= now ||
+			task->ended > now)	/* the clock was set back */
 		{
 			pgstat_report_activity(STATE_RUNNING, task->name);
+			SetConfigOption("lock_timeout", task->lock_timeout, PGC_SUSET, PGC_S_SESSION);
 			task->run();
 			pgstat_report_activity(STATE_IDLE, NULL);
-			now = GetCurrentTimestamp();
-			task->due = TimestampTzPlusMilliseconds(now, *task->interval);
+			task->ended = now = GetCurrentTimestamp();
 			CHECK_FOR_INTERRUPTS();
 		}
-		nap = Min(nap, TimestampDifferenceMilliseconds(now, task->due));
+		nap = Min(nap, TimestampDifferenceMilliseconds(now, TimestampTzPlusMilliseconds(task->ended, *task->interval)));
 	}
 	return Max(nap, 1);
 }

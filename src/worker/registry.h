@@ -46,6 +46,9 @@ extern void dbscale_databases_init(void);
  */
 extern bool dbscale_maintenance_attempt(const char *task, const char *subject,
 										void (*body) (void *arg), void *arg);
+/* The same, but when a table or function is not there the body runs a second time: it may just have been dropped. */
+extern bool dbscale_maintenance_attempt_again(const char *task, const char *subject,
+											  void (*body) (void *arg), void *arg);
 
 /* A node as tasks see it, outside of transactions. */
 typedef struct NodeRef
