@@ -3,8 +3,10 @@
 # A table of eight shards of some 15 MB each on two nodes, and shard 0 moves to and fro:
 #
 #	speed   without anybody else, against pg_dump | psql of the same table from node to node
-#	stall   four clients update rows of the shard; the longest of their transactions, a move
-#	others  four clients update rows of the other shards, without and with moves
+#	stall   four clients update rows of the shard; the longest of their transactions that end
+#	        after a move began; of clients that use both nodes, and of such as have to connect to
+#	        the target when the shard is there
+#	others  four clients update rows of the other shards, without and with moves, one after the other
 
 moves=10
 run_sql coordinator postgres <<<"CREATE DATABASE moves"
@@ -46,7 +48,7 @@ settle() {
 	done
 }
 clients() { # SCRIPT SECONDS [pgbench options]
-	as_unprivileged "$bin/pgbench" -n -M prepared -h "$work" -p "${port[coordinator]}" -U postgres -c 4 -j 4 -T "$2" -f "$work/$1.sql" "${@:3}" moves 2>>"$work/pgbench.log"
+	as_unprivileged "$bin/pgbench" -n -M prepared -h "$work" -p "${port[coordinator]}" -U postgres -c 4 -j 4 -T "$2" -f "$work/$1.sql@20" "${@:3}" moves 2>>"$work/pgbench.log"
 }
 median() { sort -n | awk '{ v[NR] = $1 } END { print v[int((NR + 1) / 2)] }'; }
 
@@ -73,23 +75,45 @@ for _ in 1 2 3; do move_once >>"$work/move.ms"; dump_once >>"$work/dump.ms"; don
 a=$(median <"$work/dump.ms") b=$(median <"$work/move.ms")
 echo "pg_dump | psql: $a ms, $((bytes / 1000 / a)) MB/s; move_shard: $b ms, $((bytes / 1000 / b)) MB/s (ratio of times $(ratio "$b" "$a"))"
 
+cat >"$work/any.sql" <<SQL
+\\set id random(1, 1000000)
+SELECT score FROM posts WHERE id = :id;
+SQL
+chmod 644 "$work/any.sql"
 mkdir "$work/stalls"
 give_to_unprivileged "$work/stalls"
-for n in $(seq $moves); do
-	settle
-	clients hot 4 -l --log-prefix="$work/stalls/$n" >/dev/null &
-	sleep 1
-	move
-	wait
-	cat "$work/stalls/$n".* | awk '$3 > most { most = $3 } END { printf "%.0f\n", most / 1000 }' >>"$work/stall.ms"
-done
-clients hot 4 -l --log-prefix="$work/stalls/without" >/dev/null
-echo "longest transaction of 4 clients, ms, in each of $moves moves: $(sort -n "$work/stall.ms" | tr '\n' ' ')(median $(median <"$work/stall.ms")); without a move: $(cat "$work/stalls/without".* | awk '$3 > most { most = $3 } END { printf "%.0f", most / 1000 }')"
+longest() { # LOGS BEGIN: of the first script's transactions, in ms
+	cat "$1".* | awk -v begin="$2" '$4 == 0 && $5 + $6 / 1e6 > begin && $3 > most { most = $3 } END { printf "%.0f\n", most / 1000 }'
+}
+stalls() { # NAME [pgbench options]
+	local begin n
+	for n in $(seq $moves); do
+		settle
+		clients hot 4 -l --log-prefix="$work/stalls/$1.$n" "${@:2}" >/dev/null &
+		sleep 1.5
+		begin=$(date +%s.%N)
+		move
+		wait
+		longest "$work/stalls/$1.$n" "$begin" >>"$work/$1.ms"
+	done
+	begin=$(date +%s.%N)
+	clients hot 4 -l --log-prefix="$work/stalls/$1.without" "${@:2}" >/dev/null
+	echo "longest transaction of 4 clients that $1, ms, in each of $moves moves: $(sort -n "$work/$1.ms" | tr '\n' ' ')(median $(median <"$work/$1.ms")); without a move: $(longest "$work/stalls/$1.without" "${begin%.*}.999")"
+}
+stalls know_both_nodes -f "$work/any.sql@1"
+stalls know_one_node
 
 tps() { awk '/^tps/ { printf "%d", $3 }'; }
-before=$(clients cold 5 | tps)
-(while [ ! -e "$work/enough" ]; do settle; move; done) &
-during=$(clients cold 5 | tps)
-touch "$work/enough"
-wait
-echo "updates of the other shards, a second: $before without a move, $during while one follows the other (share $(ratio "$during" "$before"))"
+while_moving() { # MB/s, 0 for as fast as it goes: updates a second
+	run_sql coordinator moves >/dev/null <<<"ALTER SYSTEM SET dbscale.move_rate_limit = $1; SELECT pg_reload_conf()"
+	rm -f "$work/enough"
+	(while [ ! -e "$work/enough" ]; do settle; move; done) &
+	clients cold 10 | tps
+	touch "$work/enough"
+	wait
+}
+before=$(clients cold 10 | tps)
+for limit in 0 5; do
+	during=$(while_moving $limit)
+	echo "updates of the other shards, a second: $before without a move, $during while one follows the other (share $(ratio "$during" "$before"), move_rate_limit $limit)"
+done
