@@ -181,4 +181,18 @@ foreach my $case ([ 0, 'move_caught_up' ], [ 0, 'move_before_switch' ], [ 0, 'as
 	is(shards(), $shards, 'the shards are as before');
 }
 
+# 7. A node that begins to drain while a shard of its is split: both parts leave it.
+{
+	my $shard = (split / /, shards())[0];
+	my $node = $db->sql("SELECT node FROM dbscale.shard WHERE shard = $shard");
+	my $job;
+	my (undef, undef, $err) = $db->held_at('move_caught_up', "SELECT dbscale.split_shard('counters', $shard)", sub {
+		$job = $db->sql("SELECT dbscale.drain_node('$node')"); });
+	is($err, '', 'a split on a node that begins to drain');
+	is($db->sql("SELECT dbscale.wait_job($job, '60s')"), 'done', 'the node is drained');
+	is($db->sql("SELECT count(*) FROM dbscale.shard WHERE node = '$node'"), '0', 'and holds neither part');
+	is($db->sql("SELECT steps = (SELECT count(*) FROM dbscale.job s WHERE s.parent = j.job) FROM dbscale.job j WHERE job = $job"), 't', 'its job tells all moves');
+	$ledger->is_clean('after a split and a drain');
+}
+
 done_testing();

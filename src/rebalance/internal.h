@@ -215,6 +215,8 @@ extern void assign_explain(const JobRequest *request, ErrorData *error);
 
 /* ---- jobs.c ---- */
 extern void jobs_sleep_a_little(void);
+extern void jobs_go_on_draining(void);
+extern void jobs_end_parents(void);
 
 /* ---- copy.c ---- */
 extern XLogRecPtr move_parse_lsn(const char *text);

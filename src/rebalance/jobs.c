@@ -489,28 +489,14 @@ put_back_orphans(void)
 	}
 }
 
-/* A drain or rebalance ends with the last of its steps. */
-static void
-end_parents(void)
-{
-	(void) dbscale_ddl_execute_as_owner(
-		"UPDATE dbscale.job p SET finished_at = clock_timestamp(),"
-		" state = CASE WHEN s.failed > 0 THEN 'failed' WHEN s.cancelled > 0 THEN 'cancelled' ELSE 'done' END,"
-		" error = CASE WHEN s.failed > 0 THEN s.failed || ' of ' || s.steps || ' moves failed' END,"
-		" done_bytes = s.bytes"
-		" FROM (SELECT parent, count(*) AS steps, sum(done_bytes) AS bytes, count(*) FILTER (WHERE state = 'failed') AS failed,"
-		" count(*) FILTER (WHERE state = 'cancelled') AS cancelled,"
-		" count(*) FILTER (WHERE state IN ('waiting', 'running')) AS open FROM dbscale.job WHERE parent IS NOT NULL GROUP BY parent) s"
-		" WHERE p.job = s.parent AND p.state = 'running' AND s.open = 0");
-}
-
 void
 dbscale_jobs_look_after(void)
 {
 	if (dbscale_ddl_query_value("SELECT 1 FROM dbscale.job WHERE state = 'running' LIMIT 1") == NULL)
 		return;
 	put_back_orphans();
-	end_parents();
+	jobs_go_on_draining();
+	jobs_end_parents();
 }
 
 /* False: there is no room for more. */
