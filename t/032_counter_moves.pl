@@ -240,6 +240,7 @@ is_folded('after nodes died and moves were cancelled');
 		$db->release_point('move_verified');
 		$db->wait_until('the move waits', sub { $db->sql("SELECT count(*) FROM dbscale.jobs WHERE step LIKE '%waiting for transactions that write%'") });
 		push @writers, $db->start(join '', map { "INSERT INTO keyed_likes VALUES ($key, " . (4000000 + $_) . ", $_);\nSELECT pg_sleep(0.01);\n" } 1 .. 50);
+		$db->go_on($locker);
 	});
 	is($err, '', 'a move whose switch has to be tried again');
 	finish($_, 'writers between two tries') foreach @writers, $locker;
