@@ -290,6 +290,20 @@ MERGE INTO users u USING incoming i ON u.id = i.id WHEN MATCHED THEN UPDATE SET 
 WITH d AS (DELETE FROM posts WHERE user_id = 3 RETURNING *) SELECT * FROM d;
 RESET ROLE;
 
+-- what a rolled back transaction had queued is not kept for the rest of the session
+SELECT sum(used_bytes) AS bytes FROM pg_backend_memory_contexts WHERE name = 'dbscale connection' \gset
+DO $$
+BEGIN
+    FOR i IN 1..1000 LOOP
+        BEGIN
+            UPDATE users SET n = n WHERE id = 1;
+        EXCEPTION WHEN division_by_zero THEN
+        END;
+        ROLLBACK;
+    END LOOP;
+END $$;
+SELECT sum(used_bytes) < :bytes + 16384 AS forgotten FROM pg_backend_memory_contexts WHERE name = 'dbscale connection';
+
 SET client_min_messages = error;
 DROP SCHEMA wplain CASCADE;
 DROP SCHEMA wsharded CASCADE;

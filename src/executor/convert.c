@@ -372,8 +372,12 @@ dbscale_wire_read(WireReader *reader, const char *value, int length)
 		case WIRE_UUID:
 			return read_uuid(value, length);
 		case WIRE_JSONB:
-			if (length < 1 || *value != 1)
-				check_length(length, 0);
+			if (length < 1)
+				check_length(length, 1);
+			if (*value != 1)
+				ereport(ERROR,
+						(errcode(ERRCODE_INVALID_BINARY_REPRESENTATION),
+						 errmsg("a node sent jsonb of version %d, and only version 1 is known", *value)));
 			return InputFunctionCall(&reader->function, pnstrdup(value + 1, length - 1),
 									 reader->ioparam, reader->typmod);
 		case WIRE_LABEL:

@@ -38,7 +38,7 @@ start_sync(RemoteConnection *conn)
 	if (conn->pg == NULL || conn->mode != MODE_PIPELINE)
 		return;
 	if (conn->commands != NIL &&
-		(!remote_send_commands(conn) || !remote_send_sync(conn)))
+		(!remote_send_commands(conn, NULL) || !remote_send_sync(conn)))
 		remote_lose(conn, PQerrorMessage(conn->pg));
 	else if (PQflush(conn->pg) < 0)
 		remote_lose(conn, PQerrorMessage(conn->pg));
@@ -466,17 +466,8 @@ start_command(RemoteConnection *conn, const char *command, CommandOutcome *outco
 
 	if (conn->pg == NULL || conn->mode != MODE_PIPELINE)
 		return false;
-	if (conn->commands != NIL)
-	{
-		while (conn->commands != NIL)
-		{
-			if (!remote_send_command(conn, linitial(conn->commands), &ignored))
-				return false;
-			conn->commands = list_delete_first(conn->commands);
-		}
-		if (!remote_send_sync(conn))
-			return false;
-	}
+	if (conn->commands != NIL && (!remote_send_commands(conn, &ignored) || !remote_send_sync(conn)))
+		return false;
 	return remote_send_command(conn, command, outcome) && remote_send_sync(conn) &&
 		PQflush(conn->pg) >= 0;
 }

@@ -210,7 +210,7 @@ extern RemoteStep remote_drain(RemoteConnection *conn, const RemoteWait *wait);
 extern void remote_pump(RemoteConnection *conn);
 extern bool remote_send_sync(RemoteConnection *conn);
 extern bool remote_send_command(RemoteConnection *conn, const char *sql, CommandOutcome *outcome);
-extern bool remote_send_commands(RemoteConnection *conn);
+extern bool remote_send_commands(RemoteConnection *conn, CommandOutcome *outcome);
 extern bool remote_is_idle(const RemoteConnection *conn);
 
 /* session.c */

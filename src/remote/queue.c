@@ -314,15 +314,15 @@ remote_send_command(RemoteConnection *conn, const char *sql, CommandOutcome *out
 	return true;
 }
 
-/* Give libpq what dbscale_remote_queue_command has collected. */
+/* Give libpq what dbscale_remote_queue_command has collected; all have this outcome. */
 bool
-remote_send_commands(RemoteConnection *conn)
+remote_send_commands(RemoteConnection *conn, CommandOutcome *outcome)
 {
 	while (conn->commands != NIL)
 	{
 		char	   *sql = linitial(conn->commands);
 
-		if (!remote_send_command(conn, sql, NULL))
+		if (!remote_send_command(conn, sql, outcome))
 			return false;
 		conn->commands = list_delete_first(conn->commands);
 		pfree(sql);

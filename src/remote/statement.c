@@ -134,7 +134,7 @@ dbscale_remote_send(RemoteConnection *conn, const char *sql, const RemoteParams 
 
 	remote_require_usable(conn);
 	stmt = new_statement(conn, flags, label);
-	sent = ((flags & REMOTE_CONTROL) || send_preliminaries(conn)) && remote_send_commands(conn);
+	sent = ((flags & REMOTE_CONTROL) || send_preliminaries(conn)) && remote_send_commands(conn, NULL);
 	if (sent)
 	{
 		if ((flags & REMOTE_PREPARE) && dbscale_use_prepared_statements && conn->prepares)

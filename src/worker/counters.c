@@ -88,9 +88,16 @@ vacuum_here(Vacuums *vacuums)
 	statement->commandType = CMD_UTILITY;
 	statement->canSetTag = true;
 	statement->utilityStmt = linitial_node(RawStmt, pg_parse_query(vacuums->command))->stmt;
-	PortalContext = vacuums->context;
-	ProcessUtility(statement, vacuums->command, false, PROCESS_UTILITY_TOPLEVEL, NULL, NULL, None_Receiver, NULL);
-	PortalContext = portal;
+	PG_TRY();
+	{
+		PortalContext = vacuums->context;
+		ProcessUtility(statement, vacuums->command, false, PROCESS_UTILITY_TOPLEVEL, NULL, NULL, None_Receiver, NULL);
+	}
+	PG_FINALLY();
+	{
+		PortalContext = portal;
+	}
+	PG_END_TRY();
 	MemoryContextSwitchTo(old);
 }
 
