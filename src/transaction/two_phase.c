@@ -44,6 +44,7 @@
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
+#include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
 /* While a COMMIT is awaited we look for interrupts this often. */
@@ -183,13 +184,17 @@ name_transactions(List *writers)
 	MemoryContextSwitchTo(old);
 }
 
-/* As the extension's own table: no privileges, no triggers, no rewriting. */
+/*
+ * As the extension's own table: no privileges, no triggers, no rewriting.  The statement's
+ * snapshot is gone by now, and a table with long values is not to be touched without one.
+ */
 static void
 write_log(List *writers)
 {
 	Relation	rel = table_open(dbscale_relation_oid("transaction_log"), RowExclusiveLock);
 	ListCell   *lc;
 
+	PushActiveSnapshot(GetTransactionSnapshot());
 	foreach(lc, writers)
 	{
 		RemoteTransaction *remote = lfirst(lc);
@@ -205,6 +210,7 @@ write_log(List *writers)
 		CatalogTupleInsert(rel, tuple);
 		heap_freetuple(tuple);
 	}
+	PopActiveSnapshot();
 	table_close(rel, NoLock);
 }
 
