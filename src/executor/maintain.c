@@ -19,6 +19,7 @@
 #include "commands/vacuum.h"
 #include "foreign/foreign.h"
 #include "miscadmin.h"
+#include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/sampling.h"
@@ -206,6 +207,20 @@ acquire_sample(Relation rel, int elevel, HeapTuple *rows, int targrows,
 	return count;
 }
 
+/*
+ * In pg_class, where core writes it for the table that it analyzes, which is the parent.
+ * That is a change in place, for which the lock of ANALYZE is needed.  Who has it keeps
+ * nobody waiting here: he analyzes the shard himself, or is about to move it.
+ */
+static void
+note_size(Relation rel, BlockNumber pages, double rows)
+{
+	if (!ConditionalLockRelation(rel, ShareUpdateExclusiveLock))
+		return;
+	dbscale_set_relation_size(rel, pages, rows);
+	UnlockRelation(rel, ShareUpdateExclusiveLock);
+}
+
 static bool
 analyze_table(Relation rel, AcquireSampleRowsFunc *func, BlockNumber *totalpages)
 {
@@ -213,9 +228,8 @@ analyze_table(Relation rel, AcquireSampleRowsFunc *func, BlockNumber *totalpages
 	double		rows = estimate_rows(rel, conn);
 
 	*totalpages = (BlockNumber) Min(count_pages(rel, conn), (double) MaxBlockNumber);
-	/* core does this for the table it analyzes, and that is the parent */
 	if (rows >= 0)
-		dbscale_set_relation_size(rel, *totalpages, rows);
+		note_size(rel, *totalpages, rows);
 	*func = acquire_sample;
 	return true;
 }
