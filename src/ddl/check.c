@@ -13,9 +13,11 @@
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
+#include "utils/lsyscache.h"
 #include "utils/resowner.h"
 
 DBSCALE_FUNCTION(dbscale_ask_node);
+DBSCALE_FUNCTION(dbscale_count_rows);
 
 static char *
 ask(const ShardNode *node, const char *question)
@@ -91,4 +93,20 @@ dbscale_ask_node(PG_FUNCTION_ARGS)
 		nulls[1] = false;
 	}
 	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc), values, nulls)));
+}
+
+/* count_rows(relation regclass): with the rights of whoever asks. */
+Datum
+dbscale_count_rows(PG_FUNCTION_ARGS)
+{
+	Oid			relid = PG_GETARG_OID(0);
+	char	   *name = get_rel_name(relid);
+	char	   *count;
+
+	if (name == NULL)
+		PG_RETURN_NULL();
+	count = dbscale_ddl_query_value(psprintf("SELECT pg_catalog.count(*) FROM %s",
+											 quote_qualified_identifier(get_namespace_name(get_rel_namespace(relid)),
+																		name)));
+	PG_RETURN_INT64(strtoll(count, NULL, 10));
 }
