@@ -47,6 +47,7 @@
 #include "catalog/toasting.h"
 #include "commands/cluster.h"
 #include "commands/defrem.h"
+#include "pgstat.h"
 #include "utils/fmgroids.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
@@ -170,6 +171,8 @@ make_index_partitioned(Oid index)
 	Form_pg_index index_form;
 
 	RelationDropStorage(rel);
+	/* core forgets the statistics of what has no storage, but they would remember the entry */
+	pgstat_unlink_relation(rel);
 	index_close(rel, NoLock);
 
 	tuple = class_tuple(index);
