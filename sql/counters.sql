@@ -316,6 +316,87 @@ SELECT * FROM songs ORDER BY id;
 SELECT * FROM wrong;
 DROP TABLE songs, plays;
 
+-- statements of few and of many rows, whoever writes: names are PostgreSQL's own, whatever his search_path says, and afterwards it is as before
+CREATE ROLE regress_thief;
+CREATE SCHEMA theft AUTHORIZATION regress_thief;
+GRANT USAGE ON SCHEMA counted TO regress_thief;
+CREATE TABLE songs (id int PRIMARY KEY, play_count bigint NOT NULL DEFAULT 0, long_count bigint NOT NULL DEFAULT 0, seconds numeric NOT NULL DEFAULT 0);
+CREATE TABLE plays (song int REFERENCES songs, n bigint, seconds numeric(8,2), hidden boolean);
+INSERT INTO songs SELECT generate_series(1, 5);
+SELECT dbscale.create_counter('songs', 'play_count', 'plays', '{id}', '{song}', filter => 'NOT hidden', mode => 'buffered'),
+       dbscale.create_counter('songs', 'seconds', 'plays', '{id}', '{song}', 'sum', 'seconds', mode => 'buffered');
+SELECT count(*) AS without_path FROM pg_proc WHERE proname = 'plays_counter_source' AND prosecdef AND proconfig IS NULL;
+GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON plays TO regress_thief;
+SET ROLE regress_thief;
+CREATE FUNCTION theft.steal() RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'this runs as %', current_user; END $$;
+CREATE FUNCTION theft.compare(text, text) RETURNS boolean LANGUAGE sql AS 'SELECT theft.steal()';
+CREATE FUNCTION theft.compare(bigint, int) RETURNS boolean LANGUAGE sql AS 'SELECT theft.steal()';
+CREATE FUNCTION theft.compare(numeric, int) RETURNS boolean LANGUAGE sql AS 'SELECT theft.steal()';
+CREATE FUNCTION theft.compare(numeric, numeric) RETURNS boolean LANGUAGE sql AS 'SELECT theft.steal()';
+CREATE FUNCTION theft.compare(numeric, numeric[]) RETURNS boolean LANGUAGE sql AS 'SELECT theft.steal()';
+CREATE FUNCTION theft.negative(numeric) RETURNS numeric LANGUAGE sql AS 'SELECT theft.steal()::int::numeric';
+CREATE FUNCTION theft.add(bigint, bigint) RETURNS bigint LANGUAGE sql AS 'SELECT theft.steal()::int::bigint';
+CREATE FUNCTION theft.add(numeric, numeric) RETURNS numeric LANGUAGE sql AS 'SELECT theft.steal()::int::numeric';
+SELECT format('CREATE OPERATOR theft.%s (FUNCTION = theft.compare, LEFTARG = %s, RIGHTARG = %s)', o, l, r)
+FROM unnest('{=,<>}'::text[]) o, (VALUES ('text', 'text'), ('bigint', 'int'), ('numeric', 'int'), ('numeric', 'numeric'), ('numeric', 'numeric[]')) a(l, r) \gexec
+CREATE OPERATOR theft.- (FUNCTION = theft.negative, RIGHTARG = numeric);
+CREATE AGGREGATE theft.sum(bigint) (SFUNC = theft.add, STYPE = bigint);
+CREATE AGGREGATE theft.sum(numeric) (SFUNC = theft.add, STYPE = numeric);
+CREATE FUNCTION theft.current_setting(text, boolean) RETURNS text LANGUAGE sql AS 'SELECT theft.steal()::text';
+CREATE FUNCTION theft.current_setting(text) RETURNS text LANGUAGE sql AS 'SELECT theft.steal()::text';
+CREATE FUNCTION theft.set_config(text, text, boolean) RETURNS text LANGUAGE sql AS 'SELECT theft.steal()::text';
+CREATE FUNCTION theft.transaction_timestamp() RETURNS timestamptz LANGUAGE sql AS 'SELECT theft.steal()::text::timestamptz';
+CREATE DOMAIN theft.text AS pg_catalog.text CHECK (theft.steal());
+CREATE TEMP TABLE new_rows (song int, n int);
+CREATE TEMP TABLE old_rows (song int, n int);
+SET search_path = theft, pg_temp, pg_catalog;
+INSERT INTO counted.plays VALUES (1, 1, 1.5, false);
+INSERT INTO counted.plays VALUES (1, 2, 0, false), (1, 3, NULL, true), (NULL, 4, 2, false);
+INSERT INTO counted.plays VALUES (1, 5, 1, false), (2, 6, 2, false), (3, 7, 3, true), (1, 8, 4, NULL);
+INSERT INTO counted.plays SELECT i % 5 + 1, i, i, i % 3 OPERATOR(pg_catalog.=) 0 FROM generate_series(10, 30) i;
+INSERT INTO counted.plays VALUES (1, 40, 'NaN', false);
+DELETE FROM counted.plays WHERE n BETWEEN 10 AND 18;
+DELETE FROM counted.plays WHERE n BETWEEN 20 AND 20;
+UPDATE counted.plays SET song = 4 WHERE n BETWEEN 1 AND 3;
+SHOW search_path;
+RESET search_path;
+RESET ROLE;
+SET search_path = counted, public;
+SELECT * FROM wrong;
+CALL settle('songs_play_count');
+CALL settle('songs_seconds');
+SELECT * FROM songs ORDER BY id;
+SELECT song, count(*) FILTER (WHERE NOT hidden), sum(seconds) FROM plays WHERE song IS NOT NULL GROUP BY song ORDER BY song;
+-- each of a statement's first four rows is pending, and the others as one for each key
+BEGIN;
+INSERT INTO plays SELECT i % 2 + 1, i, 1, i % 3 = 0 FROM generate_series(51, 70) i;
+SELECT counter, pending FROM dbscale.counters WHERE counter IN ('songs_play_count', 'songs_seconds') ORDER BY counter;
+DELETE FROM plays WHERE n BETWEEN 51 AND 53;
+SELECT counter, pending FROM dbscale.counters WHERE counter IN ('songs_play_count', 'songs_seconds') ORDER BY counter;
+SELECT * FROM wrong;
+ROLLBACK;
+SET ROLE regress_thief;
+SET search_path = theft, pg_temp, pg_catalog;
+TRUNCATE counted.plays;
+SHOW search_path;
+RESET ROLE;
+SET search_path = counted, public;
+SELECT DISTINCT play_count, seconds FROM songs;
+-- in a filter there are names that cannot be qualified
+SELECT dbscale.create_counter('songs', 'long_count', 'plays', '{id}', '{song}', filter => 'seconds > 20', mode => 'buffered');
+SELECT count(*) AS with_path FROM pg_proc WHERE proname = 'plays_counter_source' AND prosecdef AND proconfig = '{"search_path=pg_catalog, pg_temp"}';
+INSERT INTO plays SELECT i % 5 + 1, i, i, i % 3 = 0 FROM generate_series(10, 30) i;
+DELETE FROM plays WHERE n IN (15, 20, 25, 30);
+SELECT * FROM wrong;
+CALL settle('songs_long_count');
+SELECT id, long_count FROM songs ORDER BY id;
+DROP TABLE songs, plays;
+DROP TABLE pg_temp.new_rows, pg_temp.old_rows;
+SET client_min_messages = warning;
+DROP OWNED BY regress_thief CASCADE;
+SET client_min_messages = notice;
+DROP ROLE regress_thief;
+
 -- gone without a trace
 DROP TABLE comments, odd, follows;
 DROP TABLE likes;

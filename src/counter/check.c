@@ -368,6 +368,23 @@ parse_filter(const char *filter)
 			 errhint("Give a condition on columns of the source, such as 'published AND NOT deleted'.")));
 }
 
+static bool
+names_something(Node *node, void *context)
+{
+	if (node == NULL)
+		return false;
+	if (!IsA(node, ColumnRef) && !IsA(node, BoolExpr) && !IsA(node, NullTest) && !IsA(node, BooleanTest) && !IsA(node, List))
+		return true;
+	return raw_expression_tree_walker(node, names_something, context);
+}
+
+/* Does it name columns alone: no operator, function nor type, which search_path could replace? */
+bool
+dbscale_counter_filter_is_plain(const char *filter)
+{
+	return !names_something(parse_filter(filter), NULL);
+}
+
 Node *
 dbscale_counter_parse_filter(Oid source, const char *filter)
 {

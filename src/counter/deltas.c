@@ -249,6 +249,34 @@ dbscale_counter_deltas(const CounterGroup *group, Operation op, bool one)
 	return sql.data;
 }
 
+/*
+ * What a buffered counter's rows say one by one: k1, ... and x1, of those that say
+ * anything.  Every name is qualified (source.c).
+ */
+char *
+dbscale_counter_each_row(const CounterGroup *group, Operation op)
+{
+	const Counter *counter = dbscale_counter_nth(group, 0);
+	const char *value = counter->value ? pstrdup(quote_identifier(counter->value)) : NULL;
+	bool		old = op == ON_DELETE;
+	StringInfoData sql;
+
+	initStringInfo(&sql);
+	appendStringInfo(&sql, "SELECT %s, ", dbscale_counter_as_k(counter->source_key));
+	if (counter->aggregate == COUNTER_COUNT)
+		appendStringInfo(&sql, "(%d)::%s", old ? -1 : 1, dbscale_counter_delta_type(counter));
+	else
+		appendStringInfo(&sql, "%s%s::%s", old ? "OPERATOR(pg_catalog.-) " : "", value, dbscale_counter_delta_type(counter));
+	appendStringInfo(&sql, " AS x1 FROM %s WHERE %s", old ? "old_rows" : "new_rows", dbscale_counter_not_null(counter->source_key));
+	if (value)
+		appendStringInfo(&sql, " AND %s IS NOT NULL", value);
+	if (counter->aggregate == COUNTER_SUM)
+		appendStringInfo(&sql, " AND %s OPERATOR(pg_catalog.<>) 0", value);
+	if (counter->filter)
+		appendStringInfo(&sql, " AND (%s)", counter->filter);
+	return sql.data;
+}
+
 /* By 6: is the key among those whose targets this transaction has made? */
 static char *
 made_condition(const CounterGroup *group)

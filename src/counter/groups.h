@@ -48,6 +48,8 @@ extern List *dbscale_counter_source_keys(const CounterGroup *group);
 extern char *dbscale_counter_deltas(const CounterGroup *group, Operation op, bool one);
 extern char *dbscale_counter_deltas_to_add(const CounterGroup *group, Operation op);
 extern char *dbscale_counter_keys_to_compute(const CounterGroup *group, Operation op);
+/* Of a buffered counter: k1, ... and x1 of each row that says anything; every name is qualified. */
+extern char *dbscale_counter_each_row(const CounterGroup *group, Operation op);
 /* Lock the targets of a query's keys, in order: a query with the same columns. */
 extern char *dbscale_counter_locked(const CounterGroup *group, const char *query_name);
 /* Give the targets of these keys (a query) their true values. */
@@ -63,7 +65,8 @@ extern const char *const dbscale_counter_target_triggers[COUNTER_TARGET_TRIGGERS
 /* On a node: not qualified, not quoted. */
 extern char *dbscale_counter_shard_function(const CounterPlace *place, Oid relid, bool is_target);
 extern char *dbscale_counter_function_name(const CounterPlace *place, Oid relid, bool is_target);
-extern List *dbscale_counter_create_function(const CounterPlace *place, const char *name, Oid owner, const char *declare, const char *body);
+extern List *dbscale_counter_create_function(const CounterPlace *place, const char *name, Oid owner, const char *declare, const char *body,
+											bool sets_path);
 extern List *dbscale_counter_drop_function(const char *table, const char *function, const char *const *triggers, int count);
 /* A trigger's WHEN, or nothing.  Only shards move; then their counters' triggers are quiet. */
 extern char *dbscale_counter_when(const CounterPlace *place, const char *condition);

@@ -108,6 +108,7 @@ extern Oid	dbscale_counter_owner(Oid relid);
 
 /* Whether a counter can be kept (check.c): errors, before anything is changed. */
 extern Node *dbscale_counter_parse_filter(Oid source, const char *filter);
+extern bool dbscale_counter_filter_is_plain(const char *filter);
 extern char *dbscale_counter_print_filter(Oid source, Node *expression);
 extern void dbscale_counter_check(Counter *counter);
 extern bool dbscale_counter_is_apart(const Counter *counter);

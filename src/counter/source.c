@@ -1,6 +1,18 @@
 /*
  * source.c
  *		The trigger function of a table that counters read (triggers.c explains it).
+ *
+ * It is SECURITY DEFINER: who writes the source need not be able to write deltas or
+ * targets.  So no name in it may mean what the writer's search_path says.  A SET clause
+ * sees to that, at the price of as many instructions as the INSERT of a delta takes.
+ * Where rows are only appended, the quick cases go without: all their names are
+ * qualified, operators and the types of variables too, and transition tables come before
+ * any other table of their names.  (They write to a table of ours alone, on which no
+ * trigger of a user's would run with the writer's path.)  What follows them then sets
+ * the path itself, and puts it back; an error does so in any case.
+ *
+ * The triggers have no WHEN, which is parsed in every statement anew: the function
+ * looks itself whether rows move between shards.
  */
 #include "counter/groups.h"
 
@@ -8,6 +20,16 @@
 
 /* The statements for few and for many rows are planned apart: a plan is kept for the session. */
 #define FEW_ROWS 100
+
+/* Of a statement's rows, so many become deltas without being added up. */
+#define ROWS_AS_THEY_ARE 4
+
+#define IS_MOVING "pg_catalog.current_setting('" MOVING "', true) OPERATOR(pg_catalog.=) 'on'"
+
+/* From here, and until here, names are PostgreSQL's own; without the SET clause. */
+#define SAFE_PATH_ON "path := pg_catalog.current_setting('search_path');\n" \
+	"ignored := pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);\n"
+#define SAFE_PATH_OFF "ignored := pg_catalog.set_config('search_path', path, true);\n"
 
 static char *
 new_value(const Counter *counter, int n)
@@ -112,15 +134,20 @@ append_check_snapshot(StringInfo sql, const CounterGroup *group, Operation op)
 }
 
 static char *
+buffer_of(const CounterGroup *group)
+{
+	return dbscale_counter_buffer_name(group->place, linitial(group->counters));
+}
+
+static char *
 append_statement(const CounterGroup *group, const char *deltas)
 {
 	const char *k = dbscale_counter_list_k(group->nkeys, "");
 
-	return psprintf("INSERT INTO %s (%s, delta) SELECT %s, x1 FROM (%s) d;\n",
-					dbscale_counter_buffer_name(group->place, linitial(group->counters)), k, k, deltas);
+	return psprintf("INSERT INTO %s (%s, delta) SELECT %s, x1 FROM (%s) d;\n", buffer_of(group), k, k, deltas);
 }
 
-/* A sum with NaN in it could never be subtracted from again. */
+/* A sum with NaN in it could never be subtracted from again.  (Its names are qualified, as append_rows() needs it.) */
 static void
 append_check_finite(StringInfo sql, List *counters)
 {
@@ -132,7 +159,7 @@ append_check_finite(StringInfo sql, List *counters)
 
 		if (counter->aggregate != COUNTER_SUM || strncmp(counter->value_type, "numeric", 7) != 0)
 			continue;
-		appendStringInfo(sql, "IF EXISTS (SELECT FROM new_rows WHERE %s IN ('NaN', 'Infinity', '-Infinity')) THEN\n"
+		appendStringInfo(sql, "IF EXISTS (SELECT FROM new_rows WHERE %s OPERATOR(pg_catalog.=) ANY ('{NaN,Infinity,-Infinity}'::numeric[])) THEN\n"
 						 "  RAISE EXCEPTION USING ERRCODE = '22003', MESSAGE = %s,\n"
 						 "    DETAIL = 'NaN and infinity cannot be subtracted again.', HINT = 'Insert finite numbers.';\nEND IF;\n",
 						 quote_identifier(counter->value),
@@ -184,6 +211,38 @@ one_is_simple(List *groups, Operation op)
 	return true;
 }
 
+/* Does a row, inserted or deleted, only mean a row for each counter's table of deltas? */
+static bool
+only_appends(List *groups)
+{
+	ListCell   *lc;
+
+	foreach(lc, groups)
+	{
+		const CounterGroup *group = lfirst(lc);
+
+		if (!group->buffered || group->locks)
+			return false;
+	}
+	return true;
+}
+
+/* Where append_rows() is used, is every name in it qualified? */
+static bool
+is_qualified(List *groups)
+{
+	ListCell   *lc;
+
+	foreach(lc, groups)
+	{
+		const char *filter = dbscale_counter_nth(lfirst(lc), 0)->filter;
+
+		if (filter && !dbscale_counter_filter_is_plain(filter))
+			return false;
+	}
+	return only_appends(groups);
+}
+
 static void
 append_operation(StringInfo sql, List *groups, List *counters, Operation op)
 {
@@ -202,7 +261,8 @@ append_operation(StringInfo sql, List *groups, List *counters, Operation op)
 										  dbscale_counter_deltas(group, op, false)), false);
 		append_check_snapshot(sql, group, op);
 	}
-	append_count_rows(sql, op, simple);
+	if (!only_appends(groups))
+		append_count_rows(sql, op, simple);
 	foreach(lc, groups)
 	{
 		const CounterGroup *group = lfirst(lc);
@@ -235,19 +295,55 @@ append_operation(StringInfo sql, List *groups, List *counters, Operation op)
 	}
 }
 
+/* IF it is this operation, in a transaction that has made no target, and no shard is on the move. */
+static char *
+if_undisturbed(const CounterPlace *place, Operation op)
+{
+	return psprintf("IF TG_OP OPERATOR(pg_catalog.=) '%s'"
+					" AND (pg_catalog.current_setting('dbscale_shards.made', true) OPERATOR(pg_catalog.<>) '') IS NOT TRUE%s THEN\n",
+					op == ON_INSERT ? "INSERT" : "DELETE", place->group ? " AND (" IS_MOVING ") IS NOT TRUE" : "");
+}
+
+/*
+ * Where rows are only appended: the first ones as they are, so that one row is one plain
+ * statement and no look whether it is one; of more the rest is added up.  Every scan of
+ * a transition table gives its rows in the same order.
+ */
+static void
+append_rows(StringInfo sql, const CounterPlace *place, List *groups, List *counters, Operation op)
+{
+	ListCell   *lc;
+
+	appendStringInfoString(sql, if_undisturbed(place, op));
+	if (op == ON_INSERT)
+		append_check_finite(sql, counters);
+	foreach(lc, groups)
+	{
+		const CounterGroup *group = lfirst(lc);
+		char	   *rows = dbscale_counter_each_row(group, op);
+		char	   *buffer = buffer_of(group);
+		char	   *k = dbscale_counter_list_k(group->nkeys, "");
+
+		appendStringInfo(sql, "INSERT INTO %s (%s, delta, made_at) SELECT q.*, pg_catalog.transaction_timestamp() FROM (%s) q LIMIT %d;\n"
+						 "GET DIAGNOSTICS appended = ROW_COUNT;\nIF appended OPERATOR(pg_catalog.=) %d THEN\n"
+						 "INSERT INTO %s (%s, delta) SELECT %s, pg_catalog.sum(x1) FROM (%s OFFSET %d) q"
+						 " GROUP BY %s HAVING pg_catalog.sum(x1) OPERATOR(pg_catalog.<>) 0;\nEND IF;\n",
+						 buffer, k, rows, ROWS_AS_THEY_ARE, ROWS_AS_THEY_ARE, buffer, k, k, rows, ROWS_AS_THEY_ARE, k);
+	}
+	appendStringInfoString(sql, "RETURN NULL;\nEND IF;\n");
+}
+
 /*
  * One row, in a transaction that has made no target: what is done most often, by as few
  * expressions as can be, of which plpgsql prepares each anew in every transaction.
  */
 static void
-append_one_row(StringInfo sql, List *groups, List *counters, Operation op)
+append_one_row(StringInfo sql, const CounterPlace *place, List *groups, List *counters, Operation op)
 {
 	ListCell   *lc;
 	bool		adds = false;
 
-	appendStringInfo(sql, "IF TG_OP = '%s' AND coalesce(current_setting('dbscale_shards.made', true), '') = '' THEN\n"
-					 "PERFORM FROM %s OFFSET 1 LIMIT 1;\nIF NOT FOUND THEN\n",
-					 op == ON_INSERT ? "INSERT" : "DELETE", rows_of(op));
+	appendStringInfo(sql, "%sPERFORM FROM %s OFFSET 1 LIMIT 1;\nIF NOT FOUND THEN\n", if_undisturbed(place, op), rows_of(op));
 	if (op == ON_INSERT)
 		append_check_finite(sql, counters);
 	foreach(lc, groups)
@@ -288,11 +384,10 @@ append_before_truncate(StringInfo sql, List *groups)
 			appendStringInfo(sql, "IF TG_WHEN = 'BEFORE' THEN\n%s", truncate_check);
 		any = true;
 		appendStringInfo(sql, "INSERT INTO %s (%s, delta) SELECT %s, - x FROM (%s) a WHERE x <> 0;\n",
-						 dbscale_counter_buffer_name(group->place, linitial(group->counters)), k, k,
-						 dbscale_counter_true_values(group->place, linitial(group->counters)));
+						 buffer_of(group), k, k, dbscale_counter_true_values(group->place, linitial(group->counters)));
 	}
 	if (any)
-		appendStringInfoString(sql, "RETURN NULL;\nEND IF;\n");
+		appendStringInfoString(sql, "EXIT counted;\nEND IF;\n");
 }
 
 /* TRUNCATE of the source: every target has the empty value. */
@@ -320,13 +415,61 @@ append_truncate(StringInfo sql, List *groups)
 			appendStringInfo(&where, "%starget_.%s IS DISTINCT FROM %s", n ? " OR " : "", column, dbscale_counter_empty(counter));
 		}
 		if (group->buffered)
-			appendStringInfo(sql, "%sDELETE FROM %s;\n", truncate_check,
-							 dbscale_counter_buffer_name(group->place, linitial(group->counters)));
+			appendStringInfo(sql, "%sDELETE FROM %s;\n", truncate_check, buffer_of(group));
 		appendStringInfo(sql, "PERFORM FROM (SELECT FROM %s AS target_ WHERE %s ORDER BY %s FOR NO KEY UPDATE) x;\n"
 						 "UPDATE %s AS target_ SET %s WHERE %s;\n",
 						 group->table, where.data, dbscale_counter_list_columns(group->target_key, "target_."),
 						 group->table, set.data, where.data);
 	}
+}
+
+/* Whatever is no quick case, in a block that is left by EXIT counted. */
+static void
+append_counted(StringInfo body, List *groups, List *counters)
+{
+	static const char *const operations[] = {
+		"INSERT", "DELETE", "UPDATE"
+	};
+
+	append_before_truncate(body, groups);
+	/* where tables count one another, our UPDATEs fire this again: those of no row end it */
+	appendStringInfoString(body, "IF TG_OP = 'UPDATE' THEN\nPERFORM FROM new_rows LIMIT 1;\nIF NOT FOUND THEN EXIT counted; END IF;\nEND IF;\n");
+	/* an assignment is much faster than PERFORM, which is a query */
+	appendStringInfo(body, COUNTING_ON
+					 "made := '{}';\nmade_all := false;\n"
+					 "ignored := current_setting('dbscale_shards.made', true);\n"
+					 "IF ignored = '*' THEN made_all := true;\n"
+					 "ELSIF ignored <> '' THEN made := string_to_array(ignored, ',')::integer[];\nEND IF;\n");
+	for (Operation op = ON_INSERT; op <= ON_UPDATE; op++)
+	{
+		appendStringInfo(body, "%s TG_OP = '%s' THEN\n", op == ON_INSERT ? "IF" : "ELSIF", operations[op]);
+		append_operation(body, groups, counters, op);
+	}
+	appendStringInfoString(body, "ELSE\n");
+	append_truncate(body, groups);
+	appendStringInfoString(body, "END IF;\n" COUNTING_OFF);
+}
+
+static char *
+source_body(const CounterPlace *place, List *groups, List *counters)
+{
+	bool		qualified = is_qualified(groups);
+	StringInfoData body;
+
+	initStringInfo(&body);
+	for (Operation op = ON_INSERT; op <= ON_DELETE; op++)
+	{
+		if (only_appends(groups))
+			append_rows(&body, place, groups, counters, op);
+		else if (one_is_simple(groups, op))
+			append_one_row(&body, place, groups, counters, op);
+	}
+	if (place->group)
+		appendStringInfoString(&body, "IF " IS_MOVING " THEN RETURN NULL; END IF;\n");
+	appendStringInfo(&body, "%s<<counted>>\nBEGIN\n", qualified ? SAFE_PATH_ON : "");
+	append_counted(&body, groups, counters);
+	appendStringInfo(&body, "END counted;\n%sRETURN NULL;\n", qualified ? SAFE_PATH_OFF : "");
+	return body.data;
 }
 
 List *
@@ -343,42 +486,19 @@ dbscale_counter_source_sql(const CounterPlace *place, Oid source, List *counters
 	char	   *function = dbscale_counter_function_name(place, source, false);
 	List	   *groups = dbscale_counter_make_groups(place, counters);
 	List	   *commands;
-	StringInfoData body;
 
 	if (counters == NIL)
 		return dbscale_counter_drop_function(table, function, dbscale_counter_source_triggers,
 											 lengthof(dbscale_counter_source_triggers));
-	initStringInfo(&body);
-	append_before_truncate(&body, groups);
-	for (Operation op = ON_INSERT; op <= ON_DELETE; op++)
-		if (one_is_simple(groups, op))
-			append_one_row(&body, groups, counters, op);
-	/* where tables count one another, our UPDATEs fire this again: those of no row end it */
-	appendStringInfoString(&body, "IF TG_OP = 'UPDATE' THEN\nPERFORM FROM new_rows LIMIT 1;\nIF NOT FOUND THEN RETURN NULL; END IF;\nEND IF;\n");
-	/* an assignment is much faster than PERFORM, which is a query */
-	appendStringInfo(&body, COUNTING_ON
-					 "made := '{}';\nmade_all := false;\n"
-					 "ignored := current_setting('dbscale_shards.made', true);\n"
-					 "IF ignored = '*' THEN made_all := true;\n"
-					 "ELSIF ignored <> '' THEN made := string_to_array(ignored, ',')::integer[];\nEND IF;\n");
-	for (Operation op = ON_INSERT; op <= ON_UPDATE; op++)
-	{
-		appendStringInfo(&body, "%s TG_OP = '%s' THEN\n", op == ON_INSERT ? "IF" : "ELSIF", events[op]);
-		append_operation(&body, groups, counters, op);
-	}
-	appendStringInfoString(&body, "ELSE\n");
-	append_truncate(&body, groups);
-	appendStringInfoString(&body, "END IF;\n" COUNTING_OFF "RETURN NULL;\n");
-
 	commands = dbscale_counter_create_function(place, function, dbscale_counter_owner(((Counter *) linitial(counters))->target),
-							   "made integer[];\nmade_all boolean;\none boolean;\nfew boolean;\nn integer;\n", body.data);
+							   "path pg_catalog.text;\nmade integer[];\nmade_all boolean;\none boolean;\nfew boolean;\nn integer;\nappended bigint;\n",
+							   source_body(place, groups, counters), !is_qualified(groups));
 	for (int i = 0; i < lengthof(events); i++)
-		commands = lappend(commands, psprintf("CREATE OR REPLACE TRIGGER %s AFTER %s ON %s %s FOR EACH STATEMENT %s"
+		commands = lappend(commands, psprintf("CREATE OR REPLACE TRIGGER %s AFTER %s ON %s %s FOR EACH STATEMENT"
 											  " EXECUTE FUNCTION %s()", dbscale_counter_source_triggers[i], events[i], table, rows[i],
-											  dbscale_counter_when(place, NULL), function));
+											  function));
 	if (!dbscale_counter_any_apart(groups))
 		return lappend(commands, psprintf("DROP TRIGGER IF EXISTS \"%s\" ON %s", dbscale_counter_source_triggers[4], table));
-	return lappend(commands, psprintf("CREATE OR REPLACE TRIGGER \"%s\" BEFORE TRUNCATE ON %s FOR EACH STATEMENT %s"
-									  " EXECUTE FUNCTION %s()", dbscale_counter_source_triggers[4], table,
-									  dbscale_counter_when(place, NULL), function));
+	return lappend(commands, psprintf("CREATE OR REPLACE TRIGGER \"%s\" BEFORE TRUNCATE ON %s FOR EACH STATEMENT"
+									  " EXECUTE FUNCTION %s()", dbscale_counter_source_triggers[4], table, function));
 }

@@ -292,7 +292,7 @@ dbscale_counter_target_sql(const CounterPlace *place, Oid target, List *counters
 	if (counters == NIL)
 		return dbscale_counter_drop_function(table, function, dbscale_counter_target_triggers,
 											 lengthof(dbscale_counter_target_triggers));
-	commands = dbscale_counter_create_function(place, function, dbscale_counter_owner(target), "n integer;\n", target_body(groups, counters));
+	commands = dbscale_counter_create_function(place, function, dbscale_counter_owner(target), "n integer;\n", target_body(groups, counters), true);
 	commands = lappend(commands, psprintf("CREATE OR REPLACE TRIGGER \"%s\" BEFORE INSERT ON %s FOR EACH ROW %s"
 										  " EXECUTE FUNCTION %s()", dbscale_counter_target_triggers[0], table,
 										  dbscale_counter_when(place, insert_condition(counters)), function));

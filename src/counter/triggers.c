@@ -144,15 +144,16 @@ dbscale_counter_function_name(const CounterPlace *place, Oid relid, bool is_targ
 }
 
 List *
-dbscale_counter_create_function(const CounterPlace *place, const char *name, Oid owner, const char *declare, const char *body)
+dbscale_counter_create_function(const CounterPlace *place, const char *name, Oid owner, const char *declare, const char *body,
+								bool sets_path)
 {
 	List	   *commands;
 	char	   *text = psprintf("\n#variable_conflict use_column\nDECLARE\n"
-								"counting text;\nignored text;\n%sBEGIN\n%sEND;\n",
+								"counting pg_catalog.text;\nignored pg_catalog.text;\n%sBEGIN\n%sEND;\n",
 								declare, body);
 
-	commands = list_make1(psprintf("CREATE OR REPLACE FUNCTION %s() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER"
-								   " SET search_path = pg_catalog, pg_temp AS %s", name, quote_literal_cstr(text)));
+	commands = list_make1(psprintf("CREATE OR REPLACE FUNCTION %s() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER%s AS %s", name,
+								   sets_path ? " SET search_path = pg_catalog, pg_temp" : "", quote_literal_cstr(text)));
 	/* whoever could name it in a trigger of his own could write the counters */
 	commands = lappend(commands, psprintf("REVOKE ALL ON FUNCTION %s() FROM PUBLIC", name));
 	if (place->group == NULL)
