@@ -397,6 +397,28 @@ DROP OWNED BY regress_thief CASCADE;
 SET client_min_messages = notice;
 DROP ROLE regress_thief;
 
+-- where much is folded the worker vacuums: the deltas, and the target unless it is large
+CREATE TABLE songs (id int PRIMARY KEY, play_count bigint NOT NULL DEFAULT 0);
+CREATE TABLE films (id int PRIMARY KEY, view_count bigint NOT NULL DEFAULT 0) WITH (fillfactor = 10);
+CREATE TABLE plays (song int NOT NULL REFERENCES songs);
+CREATE TABLE views (film int NOT NULL REFERENCES films);
+INSERT INTO songs VALUES (1);
+INSERT INTO films SELECT generate_series(1, 60000);
+SELECT pg_relation_size('films') / current_setting('block_size')::int > 2000 AS large;
+SELECT dbscale.create_counter('songs', 'play_count', 'plays', '{id}', '{song}', mode => 'buffered'),
+       dbscale.create_counter('films', 'view_count', 'views', '{id}', '{film}', mode => 'buffered');
+DO $$ BEGIN FOR i IN 1..600 LOOP
+    INSERT INTO counted.plays VALUES (1), (1), (1), (1); INSERT INTO counted.views VALUES (1), (1), (1), (1);
+END LOOP; END $$;
+DO $$ BEGIN FOR i IN 1..300 LOOP
+    EXIT WHEN (SELECT min(pg_stat_get_vacuum_count(c.oid)) > 0 FROM pg_class c WHERE relname IN ('songs_play_count_deltas', 'films_view_count_deltas'));
+    COMMIT; PERFORM pg_sleep(0.1);
+END LOOP; END $$;
+SELECT relname, pg_stat_get_vacuum_count(oid) > 0 AS vacuumed FROM pg_class
+WHERE relname IN ('songs', 'films', 'songs_play_count_deltas', 'films_view_count_deltas') ORDER BY relname;
+SELECT * FROM songs;
+DROP TABLE songs, films, plays, views;
+
 -- gone without a trace
 DROP TABLE comments, odd, follows;
 DROP TABLE likes;

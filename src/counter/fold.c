@@ -10,6 +10,7 @@
 #include "utils/lsyscache.h"
 
 #define MANY_DEAD_ROWS 2000
+#define FEW_PAGES 2000
 
 typedef void (*AppendBuffer) (StringInfo sql, const CounterPlace *place, const Counter *counter);
 
@@ -53,27 +54,43 @@ fold_calls(Oid serverid)
 	return for_buffers(serverid, append_fold, "NOT apart");
 }
 
+/* The table of deltas, and the target that is folded into beside it. */
 static void
-append_name(StringInfo sql, const CounterPlace *place, const Counter *counter)
+append_names(StringInfo sql, const CounterPlace *place, const Counter *counter)
 {
-	appendStringInfo(sql, "%s(%s)", sql->len ? ", " : "", quote_literal_cstr(dbscale_counter_buffer_name(place, counter)));
+	appendStringInfo(sql, "%s(%s, %s)", sql->len ? ", " : "", quote_literal_cstr(dbscale_counter_buffer_name(place, counter)),
+					 counter->apart ? "NULL" : quote_literal_cstr(dbscale_counter_table_at(place, counter->target)));
 }
 
 /*
- * Tables of deltas on one node (InvalidOid: here) that have many dead rows: VACUUM
- * commands, in the caller's context.
+ * VACUUM commands on one node (InvalidOid: here), in the caller's context: for tables of
+ * deltas that have many dead rows, and for their targets.
+ *
+ * Why targets: while sessions write for one hot row, the foreign key's checks hold it
+ * locked, so every fold leaves a version of it that says by a multixact who did.  Each
+ * further check passes all these versions, at 4,000 instructions each, until the page is
+ * pruned, which PostgreSQL does by itself only when the page is nearly full: some hundred
+ * versions later, if the row is short.  VACUUM prunes it now.  The worker has no time for
+ * more than FEW_PAGES that are not known to be all visible (dead rows may be in as many
+ * others), nor for a lock.
  */
 List *
 dbscale_counter_vacuums(Oid serverid, Oid userid)
 {
-	char	   *sql = for_buffers(serverid, append_name, "true");
+	char	   *sql = for_buffers(serverid, append_names, "true");
 	List	   *commands = NIL;
 	ListCell   *lc;
 
 	if (sql == NULL)
 		return NIL;
-	sql = psprintf("SELECT 'VACUUM ' || t.name FROM (VALUES %s) t(name)"
-				   " WHERE pg_catalog.pg_stat_get_dead_tuples(pg_catalog.to_regclass(t.name)) > %d", sql, MANY_DEAD_ROWS);
+	/* targets come first, so that who sees deltas vacuumed knows (our tests do) */
+	sql = psprintf("WITH busy AS (SELECT * FROM (VALUES %s) t(deltas, target)"
+				   " WHERE pg_catalog.pg_stat_get_dead_tuples(pg_catalog.to_regclass(deltas)) > %d)"
+				   " SELECT 'VACUUM (SKIP_LOCKED, TRUNCATE false, PROCESS_TOAST false) ' || target AS command, 1 AS n"
+				   " FROM busy JOIN pg_catalog.pg_class c ON c.oid = pg_catalog.to_regclass(target)"
+				   " WHERE pg_catalog.pg_relation_size(c.oid) / pg_catalog.current_setting('block_size')::int - c.relallvisible"
+				   " + pg_catalog.pg_stat_get_dead_tuples(c.oid) <= %d"
+				   " UNION SELECT 'VACUUM ' || deltas, 2 FROM busy ORDER BY n", sql, MANY_DEAD_ROWS, FEW_PAGES);
 	if (!OidIsValid(serverid))
 	{
 		foreach(lc, dbscale_counter_query_rows(sql, NULL))

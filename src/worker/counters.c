@@ -9,7 +9,8 @@
  * Where folds are rare, it is looked in between whether so much is pending that one is
  * due all the same (dbscale.counter_fold_rows).
  * Also once a second, tables of deltas with many dead rows are vacuumed: they fill
- * much faster than autovacuum comes round.
+ * much faster than autovacuum comes round.  So are the targets of these, if that takes
+ * no time (counter/fold.c).
  * A node that was not told yet how a transaction ended, a split's say, has its locks still.
  * It is this process that tells it, in another task, so here no lock is waited for long
  * (maintenance.c).
