@@ -30,6 +30,9 @@
 #include "utils/relcache.h"
 #if PG_VERSION_NUM < 160000
 #define rd_locator rd_node
+#define rd_newRelfilelocatorSubid rd_newRelfilenodeSubid
+#define rd_firstRelfilelocatorSubid rd_firstRelfilenodeSubid
+#define RelationAssumeNewRelfilelocator RelationAssumeNewRelfilenode
 #define table_relation_set_new_filelocator table_relation_set_new_filenode
 extern Oid	GetNewRelFileNode(Oid reltablespace, Relation pg_class, char relpersistence);
 #define dbscale_new_file_number(tablespace, pg_class, persistence) \

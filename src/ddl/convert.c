@@ -139,15 +139,44 @@ make_class_partitioned(Oid relid)
 	table_close(pg_class, RowExclusiveLock);
 }
 
+/*
+ * Under wal_level = minimal a file that is made in this transaction is synced at commit
+ * instead of logged, and the relation cache tells which ones are: so when a file changes
+ * hands, what it tells goes with it (as in core's swap_relation_files).  Else a scan of the
+ * transient table would prune pages of the old file, unlogged, and a rollback keep them.
+ */
+static void
+hand_over_newness(Relation from, Relation to)
+{
+	to->rd_createSubid = from->rd_createSubid;
+	to->rd_newRelfilelocatorSubid = from->rd_newRelfilelocatorSubid;
+	to->rd_firstRelfilelocatorSubid = from->rd_firstRelfilelocatorSubid;
+}
+
+/*
+ * The relation has no file any more.  (If it gets it back by ROLLBACK TO, it is not known
+ * that it was new: it is logged and synced then.)
+ */
+static void
+forget_newness(Relation rel)
+{
+	rel->rd_newRelfilelocatorSubid = InvalidSubTransactionId;
+	rel->rd_firstRelfilelocatorSubid = InvalidSubTransactionId;
+}
+
 /* The transient table takes the file and TOAST table that `old` describes. */
 static void
 adopt_storage(Oid rows, Form_pg_class old)
 {
 	Relation	rel = table_open(rows, AccessExclusiveLock);
+	Relation	parent = table_open(old->oid, NoLock);
 	HeapTuple	tuple;
 	Form_pg_class form;
 
 	RelationDropStorage(rel);	/* its own, still empty */
+	hand_over_newness(parent, rel);
+	forget_newness(parent);
+	table_close(parent, NoLock);
 	table_close(rel, NoLock);
 
 	tuple = class_tuple(rows);
@@ -171,6 +200,10 @@ make_index_partitioned(Oid index)
 	Form_pg_index index_form;
 
 	RelationDropStorage(rel);
+	forget_newness(rel);
+	/* an entry of this transaction is not made anew, and would keep the file's name */
+	RelationCloseSmgr(rel);
+	memset(&rel->rd_locator, 0, sizeof(rel->rd_locator));
 	/* core forgets the statistics of what has no storage, but they would remember the entry */
 	pgstat_unlink_relation(rel);
 	index_close(rel, NoLock);
@@ -326,6 +359,7 @@ make_index_plain(Oid index)
 	give_storage(index, RELKIND_INDEX);
 	rel = index_open(index, AccessExclusiveLock);
 	(void) RelationCreateStorage(rel->rd_locator, RELPERSISTENCE_PERMANENT, true);
+	RelationAssumeNewRelfilelocator(rel);
 	index_close(rel, NoLock);
 }
 
@@ -342,6 +376,7 @@ make_table_plain(Oid relid)
 	rel = table_open(relid, NoLock);
 	table_relation_set_new_filelocator(rel, &rel->rd_locator, RELPERSISTENCE_PERMANENT,
 									   &frozen, &minmulti);
+	RelationAssumeNewRelfilelocator(rel);
 	table_close(rel, NoLock);
 
 	tuple = class_tuple(relid);
