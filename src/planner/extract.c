@@ -102,28 +102,33 @@ is_variable_literal(Node *node)
 		!dbscale_ship_is_local_type(constant->consttype) && dbscale_ship_is_builtin(constant->constcollid);
 }
 
+int
+dbscale_ship_compared_literal(OpExpr *op)
+{
+	int			operand = -1;
+
+	if (list_length(op->args) != 2)
+		return -1;
+	if (is_variable_literal(lsecond(op->args)) && IsA(linitial(op->args), Var))
+		operand = 1;
+	else if (is_variable_literal(linitial(op->args)) && IsA(lsecond(op->args), Var))
+		operand = 0;
+	return operand >= 0 && get_oprrest(op->opno) == F_EQSEL ? operand : -1;
+}
+
 static Node *
 extract_literals(OpExpr *op, Shipment *shipment)
 {
-	Node	   *left = linitial(op->args);
-	Node	   *right = lsecond(op->args);
+	int			operand = dbscale_ship_compared_literal(op);
 	OpExpr	   *copy;
+	ListCell   *cell;
 
-	if (get_oprrest(op->opno) != F_EQSEL)
+	if (operand < 0)
 		return NULL;
-	if (is_variable_literal(right) && IsA(left, Var))
-	{
-		copy = copyObject(op);
-		lsecond(copy->args) = make_remote_param(shipment, right);
-		return (Node *) copy;
-	}
-	if (is_variable_literal(left) && IsA(right, Var))
-	{
-		copy = copyObject(op);
-		linitial(copy->args) = make_remote_param(shipment, left);
-		return (Node *) copy;
-	}
-	return NULL;
+	copy = copyObject(op);
+	cell = list_nth_cell(copy->args, operand);
+	lfirst(cell) = make_remote_param(shipment, lfirst(cell));
+	return (Node *) copy;
 }
 
 /*
@@ -465,7 +470,7 @@ extract_expression(Node *node, Shipment *shipment)
 		return make_remote_param(shipment, node);
 	if (IsA(node, OpExpr) && (other = spell_out_concatenation((OpExpr *) node)) != NULL)
 		return dbscale_ship_extract(other, shipment);
-	if (shipment->literals_too && IsA(node, OpExpr) && list_length(((OpExpr *) node)->args) == 2)
+	if (shipment->literals_too && IsA(node, OpExpr))
 		other = extract_literals((OpExpr *) node, shipment);
 	if (other != NULL)
 		return other;
@@ -491,22 +496,47 @@ dbscale_ship_extract(Node *node, Shipment *shipment)
 	return result;
 }
 
-/* Those that the statement writes, of its own level; changes the query. */
+/* ---- what the statement writes ---- */
+
+bool
+dbscale_ship_writes_literals(const Query *query)
+{
+	return query->commandType == CMD_UPDATE ||
+		(query->commandType == CMD_INSERT && query->jointree->fromlist == NIL);
+}
+
+/* A constant that is cast to the column's type, as a constant. */
+static Node *
+fold_written(const TargetEntry *tle)
+{
+	Node	   *expr = (Node *) tle->expr;
+
+	if (IsA(expr, FuncExpr) && dbscale_is_row_free(expr) && !has_param(expr, NULL))
+		return eval_const_expressions(NULL, expr);
+	return expr;
+}
+
+Const *
+dbscale_ship_written_literal(const TargetEntry *tle)
+{
+	Node	   *expr = fold_written(tle);
+
+	return is_variable_literal(expr) ? (Const *) expr : NULL;
+}
+
+/* Those of the statement's own level; changes the query. */
 void
 dbscale_ship_extract_written(Query *query, Shipment *shipment)
 {
 	ListCell   *lc;
 
-	if ((query->commandType != CMD_INSERT && query->commandType != CMD_UPDATE) ||
-		(query->commandType == CMD_INSERT && query->jointree->fromlist != NIL))
+	if (!dbscale_ship_writes_literals(query))
 		return;
 	foreach(lc, query->targetList)
 	{
 		TargetEntry *tle = lfirst(lc);
 
-		/* a constant that is cast to the column's type */
-		if (IsA(tle->expr, FuncExpr) && dbscale_is_row_free((Node *) tle->expr) && !has_param((Node *) tle->expr, NULL))
-			tle->expr = (Expr *) eval_const_expressions(NULL, (Node *) tle->expr);
+		tle->expr = (Expr *) fold_written(tle);
 		if (is_variable_literal((Node *) tle->expr))
 			tle->expr = (Expr *) make_remote_param(shipment, (Node *) tle->expr);
 	}

@@ -3,10 +3,10 @@
  *		The planner hook: what core's planner needs to be told about a statement
  *		that names a distributed table.
  *
- * A statement that one shard answers whole goes there whole (router.c).  For the
- * rest: a distributed table is a partitioned table whose partitions are foreign
- * tables, so core plans every statement on it.  Two things are done before, and
- * one after (barrier.c):
+ * A statement that one shard answers whole goes there whole (router.c, and plan_cache.c
+ * for those that repeat).  For the rest: a distributed table is a partitioned table whose
+ * partitions are foreign tables, so core plans every statement on it.  Two things are done
+ * before, and one after (barrier.c):
  *
  * - Joins and aggregates are planned partition by partition where core can prove
  *   that to be right (it can, for tables of one group, because a group is an
@@ -33,6 +33,7 @@
 #include "planner/barrier.h"
 #include "planner/fallback.h"
 #include "planner/fanout.h"
+#include "planner/plan_cache.h"
 #include "planner/router.h"
 #include "planner/system_columns.h"
 #include "planner/write.h"
@@ -262,6 +263,22 @@ plan_source(Query *query, ParamListInfo params)
 	return plan_over_shards(query, "", 0, params, NULL);
 }
 
+/* False: the statement names no distributed table.  Else the router's plan; NULL, with a reason: it has none. */
+static bool
+plan_routed(Query *parse, int cursor_options, PlannedStmt **plan, const char **reason)
+{
+	if (dbscale_plan_cache_takes(parse, cursor_options))
+	{
+		*plan = dbscale_plan_cache_route(parse, reason);
+		return true;
+	}
+	if (!names_distributed_table((Node *) parse, NULL))
+		return false;
+	dbscale_system_columns_check(parse);
+	*plan = dbscale_router_plan(parse, cursor_options, reason);
+	return true;
+}
+
 static PlannedStmt *
 dbscale_planner(Query *parse, const char *query_string, int cursor_options,
 				ParamListInfo params)
@@ -269,12 +286,9 @@ dbscale_planner(Query *parse, const char *query_string, int cursor_options,
 	PlannedStmt *plan;
 	const char *reason;
 
-	if (dbscale_catalog_is_empty() ||
-		!names_distributed_table((Node *) parse, NULL))
+	if (dbscale_catalog_is_empty() || !plan_routed(parse, cursor_options, &plan, &reason))
 		return plan_next(parse, query_string, cursor_options, params);
 
-	dbscale_system_columns_check(parse);
-	plan = dbscale_router_plan(parse, cursor_options, &reason);
 	if (plan == NULL)
 		plan = dbscale_write_plan(parse, params, plan_source, &reason);
 	if (plan != NULL)

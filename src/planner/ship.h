@@ -45,6 +45,12 @@ extern Node *dbscale_ship_extract(Node *node, Shipment *shipment);
 extern Node *dbscale_ship_extract_condition(Node *node, Shipment *shipment);
 /* Constants that it writes become parameters as well. */
 extern void dbscale_ship_extract_written(Query *query, Shipment *shipment);
+/* Which operand, 0 or 1, is a constant that a column is compared equal with; -1: none. */
+extern int	dbscale_ship_compared_literal(OpExpr *op);
+/* Does the statement write its target list, rather than rows from elsewhere? */
+extern bool dbscale_ship_writes_literals(const Query *query);
+/* The constant that the column is set to; NULL: something else. */
+extern Const *dbscale_ship_written_literal(const TargetEntry *tle);
 /* True, with the reason, when something in it is not certain to mean the same on a node. */
 extern bool dbscale_ship_find_local(Node *node, Shipment *shipment);
 
