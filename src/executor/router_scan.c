@@ -29,7 +29,7 @@ typedef struct RouterScanState
 {
 	CustomScanState css;
 	RouterTask *task;
-	List	   *exprs;			/* of ExprState */
+	List	   *exprs;			/* of ExprState; NULL for those whose value is there already */
 	List	   *types;			/* their types */
 	int			shard;			/* -1 until the key is known */
 	RemoteStatement *statement; /* NULL until sent */
@@ -38,7 +38,6 @@ typedef struct RouterScanState
 	PlanRun    *run;			/* NULL under EXPLAIN */
 	RowReader  *reader;
 	ParamSet   *params;
-	MemoryContext row_context;	/* values of the current row */
 } RouterScanState;
 
 static Node *create_router_scan(CustomScan *scan);
@@ -107,6 +106,40 @@ send_ahead(void *arg)
 	}
 }
 
+/*
+ * A constant's value, or a parameter's that is given as a value of the type that was
+ * planned for.  False: the expression is to be computed.
+ */
+static bool
+find_value(EState *estate, Node *expr, Datum *value, bool *isnull)
+{
+	ParamListInfo params = estate->es_param_list_info;
+	Param	   *param = (Param *) expr;
+	ParamExternData *given;
+
+	if (IsA(expr, Const))
+	{
+		if (value != NULL)
+		{
+			*value = ((Const *) expr)->constvalue;
+			*isnull = ((Const *) expr)->constisnull;
+		}
+		return true;
+	}
+	if (!IsA(expr, Param) || param->paramkind != PARAM_EXTERN || params == NULL ||
+		params->paramFetch != NULL || params->paramCompile != NULL || param->paramid > params->numParams)
+		return false;
+	given = &params->params[param->paramid - 1];
+	if (given->ptype != param->paramtype)
+		return false;
+	if (value != NULL)
+	{
+		*value = given->value;
+		*isnull = given->isnull;
+	}
+	return true;
+}
+
 static void
 begin_router_scan(CustomScanState *node, EState *estate, int eflags)
 {
@@ -117,12 +150,12 @@ begin_router_scan(CustomScanState *node, EState *estate, int eflags)
 	ListCell   *lc;
 
 	state->task = dbscale_plan_unpack_router(scan->custom_private);
-	state->exprs = ExecInitExprList(scan->custom_exprs, (PlanState *) node);
 	foreach(lc, scan->custom_exprs)
+	{
+		state->exprs = lappend(state->exprs, find_value(estate, lfirst(lc), NULL, NULL) ? NULL :
+							   ExecInitExpr(lfirst(lc), (PlanState *) node));
 		state->types = lappend_oid(state->types, exprType(lfirst(lc)));
-	state->row_context = AllocSetContextCreate(estate->es_query_cxt, "dbscale router row",
-											   ALLOCSET_DEFAULT_SIZES);
-
+	}
 	types = param_types(state);
 	state->params = dbscale_params_create(state->task->parameters, types, true);
 	state->params->params.types = types;
@@ -143,12 +176,17 @@ static void
 compute_expressions(RouterScanState *state, Datum *values, bool *nulls)
 {
 	ExprContext *econtext = state->css.ss.ps.ps_ExprContext;
+	CustomScan *scan = (CustomScan *) state->css.ss.ps.plan;
 	int			i = 0;
-	ListCell   *lc;
+	ListCell   *lc,
+			   *lc2;
 
-	foreach(lc, state->exprs)
+	forboth(lc, state->exprs, lc2, scan->custom_exprs)
 	{
-		values[i] = ExecEvalExprSwitchContext(lfirst(lc), econtext, &nulls[i]);
+		if (lfirst(lc) != NULL)
+			values[i] = ExecEvalExprSwitchContext(lfirst(lc), econtext, &nulls[i]);
+		else
+			(void) find_value(state->css.ss.ps.state, lfirst(lc2), &values[i], &nulls[i]);
 		i++;
 	}
 }
@@ -260,14 +298,14 @@ send_statement(RouterScanState *state)
 	dbscale_result_sent(&state->result);
 	conn = dbscale_run_connection(estate, node->serverid, user, use);
 	state->statement = dbscale_remote_send(conn, sql, params, flags,
-										   get_rel_name(shard_table(task->key_table, state->shard)));
+										   get_rel_name(dbscale_catalog_foreign_table(table, state->shard)));
 	dbscale_remote_belongs_to(state->statement, dbscale_run_nest_level(estate));
 	if (use == REMOTE_WRITE_ALONE)
 		dbscale_transaction_finish_alone(conn, state->statement);
 	MemoryContextSwitchTo(old);
 }
 
-/* One row of the node as a tuple. */
+/* One row of the node as a tuple, which is there until the next one is asked for. */
 static TupleTableSlot *
 store_row(RouterScanState *state, RemoteRow *row)
 {
@@ -275,8 +313,7 @@ store_row(RouterScanState *state, RemoteRow *row)
 	MemoryContext old;
 
 	ExecClearTuple(slot);
-	MemoryContextReset(state->row_context);
-	old = MemoryContextSwitchTo(state->row_context);
+	old = MemoryContextSwitchTo(state->css.ss.ps.ps_ExprContext->ecxt_per_tuple_memory);
 	ExecForceStoreHeapTuple(dbscale_row_reader_tuple(state->reader, row), slot, false);
 	MemoryContextSwitchTo(old);
 	return slot;

@@ -377,8 +377,7 @@ name_on_node(Oid relation, int shard)
 		dbscale_catalog_require_distributed(relation);
 	if (table->is_reference)
 		return quote_qualified_identifier(DBSCALE_SHARDS_SCHEMA, table->stored_name);
-	return foreign_table_name(relation,
-							  dbscale_catalog_shard(table->group, shard) - table->group->shards);
+	return dbscale_plan_table_name(dbscale_catalog_foreign_table(table, shard));
 }
 
 char *

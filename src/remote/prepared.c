@@ -12,7 +12,11 @@
 #include "remote/internal.h"
 
 #include "common/hashfn.h"
+#include "utils/builtins.h"
 #include "utils/memutils.h"
+
+/* A number in decimal, its sign included. */
+#define MAXINT_LENGTH 11
 
 static bool
 same_statement(const PreparedStatement *p, uint32 hash, const char *sql,
@@ -122,7 +126,12 @@ remote_prepared_lookup(RemoteConnection *conn, const char *sql, const RemotePara
 char *
 remote_prepared_name(int id)
 {
-	return psprintf("dbscale_%d", id);
+	static const char prefix[] = "dbscale_";
+	char	   *name = palloc(sizeof(prefix) + MAXINT_LENGTH);
+
+	memcpy(name, prefix, sizeof(prefix) - 1);
+	pg_ltoa(id, name + sizeof(prefix) - 1);
+	return name;
 }
 
 void

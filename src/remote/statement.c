@@ -365,10 +365,12 @@ dbscale_remote_rewind(RemoteStatement *stmt)
 void
 dbscale_remote_abandon(RemoteConnection *conn)
 {
-	RemoteWait	wait = remote_wait_quiet(ABANDON_PATIENCE_MS);
+	RemoteWait	wait;
 
-	if (conn->pg == NULL || conn->in_transaction || conn->mode != MODE_PIPELINE)
+	/* asked of all connections at the end of each transaction: mostly there is nothing, and no need of the clock */
+	if (conn->pg == NULL || conn->in_transaction || conn->mode != MODE_PIPELINE || remote_is_idle(conn))
 		return;
+	wait = remote_wait_quiet(ABANDON_PATIENCE_MS);
 	if (remote_drain(conn, &wait) == STEP_BUSY)
 		(void) dbscale_remote_cancel(conn, 0, CANCEL_PATIENCE_MS);
 }
