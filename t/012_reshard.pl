@@ -139,23 +139,23 @@ sub key_goes
 	$ledger->is_clean($what);
 	return;
 }
-foreach my $case ([ 0, 'move_caught_up' ], [ 0, 'move_before_switch' ], [ 0, 'assign_step' ], [ 1, 'move_recorded' ], [ 1, 'move_before_switch' ],
-	[ 1, 'assign_step' ], [ 2, 'move_caught_up' ], [ 2, 'move_before_switch' ], [ 2, 'move_switched' ])
+foreach my $case ([ 0, 'move_caught_up' ], [ 0, 'move_before_switch' ], [ 0, 'job_step' ], [ 1, 'move_recorded' ], [ 1, 'move_before_switch' ],
+	[ 1, 'job_step' ], [ 2, 'move_caught_up' ], [ 2, 'move_before_switch' ], [ 2, 'move_switched' ])
 {
 	my ($steps, $point) = @$case;
 	my $what = "assign_key, killed at $point after $steps steps";
 	my $target = shard_elsewhere(20);
-	$db->set_point($steps ? 'assign_step=wait' : "$point=kill");
+	$db->set_point($steps ? 'job_step=wait' : "$point=kill");
 	my $caller = $db->start("SELECT dbscale.assign_key('counters', 20, $target)");
 	foreach my $step (1 .. $steps)
 	{
-		$db->wait_for_point('assign_step');
+		$db->wait_for_point('job_step');
 		if ($step == $steps)
 		{
 			$db->set_point("$point=kill");
 		}
 		$ledger->acknowledge(($db->finish($db->start($ledger->adder(10) . $ledger->inserter(10))))[1]);
-		$db->release_point('assign_step');
+		$db->release_point('job_step');
 	}
 	my (undef, undef, $err) = $db->finish($caller);
 	isnt($err, '', "$what: the caller's session is gone");
@@ -169,7 +169,7 @@ foreach my $case ([ 0, 'move_caught_up' ], [ 0, 'move_before_switch' ], [ 0, 'as
 	my $shards = shards();
 	my $before = $db->sql("SELECT dbscale.shard_for('counters', 20)");
 	my $target = shard_elsewhere(20);
-	my (undef, undef, $err) = $db->held_at('assign_step', "SELECT dbscale.assign_key('counters', 20, $target)",
+	my (undef, undef, $err) = $db->held_at('job_step', "SELECT dbscale.assign_key('counters', 20, $target)",
 		sub { $db->sql("SELECT dbscale.cancel_job(job) FROM dbscale.jobs WHERE kind = 'assign' AND state = 'running'"); });
 	my $own = $db->sql("SELECT dbscale.shard_for('counters', 20)");
 	like($err, qr/57014.*The key is in shard $own by now/s, 'assign_key, cancelled after a step: the caller is told where the key is');
@@ -181,7 +181,33 @@ foreach my $case ([ 0, 'move_caught_up' ], [ 0, 'move_before_switch' ], [ 0, 'as
 	is(shards(), $shards, 'the shards are as before');
 }
 
-# 7. A node that begins to drain while a shard of its is split: both parts leave it.
+# 7. A merge of shards on two nodes, and a key that is isolated on another node: killed on the way, the job goes on.
+foreach my $case ([ merge => 'move_before_switch' ], [ merge => 'job_step' ], [ isolate => 'move_before_switch', 30 ], [ isolate => 'job_step', 31 ])
+{
+	my ($kind, $point, $key) = @$case;
+	my $what = "$kind over two nodes, killed at $point";
+	my $sql;
+	if ($kind eq 'merge')
+	{
+		$db->sql("SELECT dbscale.split_shard('counters', 0)");
+		my $next = next_shard(0);
+		$db->sql("SELECT dbscale.move_shard('counters', $next, '" . $db->elsewhere('counters', $next) . "')");
+		$sql = "SELECT dbscale.merge_shards('counters', $next, 0)";
+	}
+	else
+	{
+		my $node = $db->elsewhere('counters', $db->sql("SELECT dbscale.shard_for('counters', $key)"));
+		$sql = "SELECT dbscale.isolate_key('counters', $key, '$node')";
+	}
+	$db->killed_at($point, $sql);
+	my $client = $db->start($ledger->adder(10) . $ledger->inserter(10));
+	$db->wait_for_jobs($what);
+	$ledger->acknowledge(($db->finish($client))[1]);
+	is($db->sql('SELECT kind, state FROM dbscale.jobs ORDER BY job DESC LIMIT 1'), "$kind|done", "$what: it is carried out in the end");
+	$ledger->is_clean($what);
+}
+
+# 8. A node that begins to drain while a shard of its is split: both parts leave it.
 {
 	my $shard = (split / /, shards())[0];
 	my $node = $db->sql("SELECT node FROM dbscale.shard WHERE shard = $shard");

@@ -18,25 +18,13 @@
  *	1. Each step ends with one switch, for which cutover.c and reshard.c have the
  *	   arguments.  So at each moment, between two steps too, all of the key's rows are in
  *	   one shard, which is the one that the catalog names.
- *	2. What the next step is, is not remembered but seen: by where the catalog has the key,
- *	   in the transaction in which the step's shards are locked for it.  Steps that are
- *	   done are not done again, whoever has done them.
- *	3. A worker that is killed leaves what move.c says of a move; the job is put back and
- *	   goes on by 2.  Only the switch of the last step says in the job's row that the job
- *	   has ended: if the others did, it would be taken for done.
- *	4. The target may not be split, merged or moved by others while a step is under way:
- *	   its number is locked like those that the step is about.  Between two steps it may
- *	   be; if it is gone then, that is an error.
- *	5. A step that is cancelled, or fails, leaves what was before the step.  After the first
- *	   one the key has a shard of its own, like one that was isolated, and the error
- *	   says so.  Calling assign_key again goes on from there, to that shard or to another.
- *	6. That each node can send its log is asked before the first step.
+ *	2. How the steps follow each other, and what a kill or a cancel leaves, is as for all
+ *	   jobs of several steps (steps.c).  After the first one the key has a shard of its own,
+ *	   like one that was isolated; calling assign_key again goes on from there, to that
+ *	   shard or to another.
+ *	3. That each node can send its log is asked before the first step.
  */
 #include "rebalance/internal.h"
-
-#include "access/xact.h"
-#include "utils/lsyscache.h"
-#include "utils/snapmgr.h"
 
 static Datum
 key_of(const JobRequest *request, const DistributedTable *table)
@@ -60,12 +48,14 @@ assign_next(JobRequest *request)
 	if (shard == target)
 		return false;
 	request->of_assign = true;
+	request->locks_target = true;
 	request->shard = shard->number;
 	request->node = target->node->name;
 	if (!reshard_has_entry_alone(table, key))
 		request->kind = JOB_ISOLATE;
 	else
 		request->kind = shard->node != target->node ? JOB_MOVE : JOB_MERGE;
+	request->goes_on = request->kind != JOB_MERGE;
 	return true;
 }
 
@@ -83,37 +73,4 @@ assign_check_target(Move *move, const JobRequest *step)
 					"Choose a shard on another node.");
 	if (node.serverid != move->source.serverid)
 		move_check_log(move, &node);
-}
-
-/* In a transaction: the shard, if the table is still there, or NULL. */
-static const Shard *
-shard_now(const JobRequest *request)
-{
-	const DistributedTable *table = dbscale_catalog_table(request->relation);
-
-	if (table == NULL || table->is_reference || !reshard_is_hashed(table->group))
-		return NULL;
-	return dbscale_catalog_shard(table->group, dbscale_route_key(table, key_of(request, table), false));
-}
-
-void
-assign_explain(const JobRequest *request, ErrorData *error)
-{
-	const Shard *shard;
-	MemoryContext caller = CurrentMemoryContext;
-
-	StartTransactionCommand();
-	PushActiveSnapshot(GetTransactionSnapshot());
-	shard = shard_now(request);
-	MemoryContextSwitchTo(caller);
-	if (shard != NULL && shard->number != request->shard)
-	{
-		error->detail = psprintf("%s%sThe key is in shard %d by now, on node \"%s\".", error->detail ? error->detail : "",
-								 error->detail ? " " : "", shard->number, NameStr(shard->node->name));
-		error->hint = psprintf("Call dbscale.assign_key again to go on from there, or with shard %d to bring it back.",
-							   request->shard);
-	}
-	PopActiveSnapshot();
-	CommitTransactionCommand();
-	MemoryContextSwitchTo(caller);
 }

@@ -118,7 +118,7 @@ typedef struct Move
 	RemoteStream *guard;		/* holds the locks of the cut-over there */
 	Apply	   *apply;
 	bool		switched;
-	bool		goes_on;		/* the job has steps behind this one */
+	bool		goes_on;		/* the job has steps after this one */
 } Move;
 
 /* Take over what a reload has changed. */
@@ -204,14 +204,21 @@ extern void move_check_source(Move *move);
 extern void move_check_log(const Move *move, const MoveNode *node);
 extern void move_check_arguments(Oid relid, int shard, const char *node);
 
-/* ---- assign.c ---- */
+/* ---- steps.c ---- */
 
 /* In a transaction: the job's next step in place of the job; false if there is none left. */
+extern bool steps_next(JobRequest *request);
+/* How many it has, at most, when the shard is on this node. */
+extern int	steps_count(const JobRequest *request, const ShardNode *from);
+/* Adds to an error what the steps before have done. */
+extern void steps_explain(const JobRequest *request, ErrorData *error);
+
+/* ---- assign.c ---- */
+
+/* As steps_next(). */
 extern bool assign_next(JobRequest *request);
 /* The first step's check of what only the last one needs. */
 extern void assign_check_target(Move *move, const JobRequest *step);
-/* Adds to an error where the key is, unless it is where it was. */
-extern void assign_explain(const JobRequest *request, ErrorData *error);
 
 /* ---- jobs.c ---- */
 extern void jobs_sleep_a_little(void);
@@ -286,11 +293,15 @@ struct JobRequest
 	Oid			userid;
 	Oid			relation;
 	int			shard;
-	NameData	node;			/* move; assign: where its target was */
-	int			number;			/* split: how many parts; merge: into which shard; assign: to which */
+	NameData	node;			/* where the shard, or its parts, are to be */
+	int			number;			/* split: how many parts; merge: into which shard; assign: to which; isolate: 1 if
+								 * the caller named the node */
 	bool		has_argument;
 	char		argument[JOB_ARGUMENT]; /* split: the bound; isolate, assign: the key's text */
+	int			steps;			/* how many the job has (steps.c) */
 	bool		of_assign;		/* a move, isolate or merge that is a step of an assign, whose number and argument it has */
+	bool		locks_target;	/* a step on the way to shard `number` */
+	bool		goes_on;		/* a step that has others after it */
 	bool		from_row;		/* the rest is in the job's row of dbscale.job */
 };
 

@@ -6,7 +6,7 @@
  *		waiting  →  running  →  done, failed or cancelled
  *
  * A job moves a shard, or (split, isolate, merge: reshard.c) makes others of it, or brings
- * a key to another shard by several of these steps (assign.c).
+ * a key to another shard (assign.c), some by several of these steps (steps.c).
  *
  * move_shard runs its job at once and waits for it; drain_node and rebalance insert
  * rows that wait (see drain.c), which the maintenance worker starts.  A job that is
@@ -43,8 +43,8 @@
 
 #define MAX_ATTEMPTS 3
 #define RETRY_PAUSE_MS 3000
+/* What one of the job's steps (steps.c) shows of itself in dbscale.jobs. */
 #define MOVE_STEPS 7
-#define ASSIGN_STEPS (3 * MOVE_STEPS)
 /* Advisory locks of users have 1 or 2 here, those of transaction/ 3 and 5. */
 #define MOVE_LOCK_CLASS 4
 
@@ -85,17 +85,20 @@ relation_text(Oid relid)
 
 /* In a transaction: the row of a job that runs from now on. */
 static void
-insert_running(const JobRequest *request)
+insert_running(JobRequest *request)
 {
 	const DistributedTable *table = dbscale_catalog_require_distributed(request->relation);
 	const Shard *shard = dbscale_ddl_require_shard(table, request->shard);
 
+	if (NameStr(request->node)[0] == '\0')
+		request->node = shard->node->name;
+	request->steps = steps_count(request, shard->node);
 	(void) dbscale_ddl_execute_as_owner(
 		psprintf("INSERT INTO dbscale.job (job, kind, relation, state, steps, relation_id, shard, from_node, to_node, requested_by, number, argument)"
 				 " VALUES (" INT64_FORMAT ", %s, %s, 'running', %d, %u, %d, %s, %s, %s, %d, %s)", request->job,
 				 quote_literal_cstr(job_kinds[request->kind]), quote_literal_cstr(relation_text(request->relation)),
-				 request->kind == JOB_ASSIGN ? ASSIGN_STEPS : MOVE_STEPS, request->relation, request->shard, quote_literal_cstr(NameStr(shard->node->name)),
-				 quote_literal_cstr(NameStr(request->kind == JOB_MOVE || request->kind == JOB_ASSIGN ? request->node : shard->node->name)),
+				 request->steps * MOVE_STEPS, request->relation, request->shard, quote_literal_cstr(NameStr(shard->node->name)),
+				 quote_literal_cstr(NameStr(request->node)),
 				 quote_literal_cstr(GetUserNameFromId(request->userid, false)), request->number,
 				 literal_or_null(request->has_argument ? request->argument : NULL)));
 }
@@ -107,10 +110,9 @@ read_waiting(JobRequest *request)
 	char	  **row;
 
 	if (update_job(request->job, psprintf("state = 'running', started_at = clock_timestamp(), error = NULL,"
-										  " steps = CASE kind WHEN 'assign' THEN %d ELSE %d END",
-										  ASSIGN_STEPS, MOVE_STEPS), " AND state = 'waiting'") != 1)
+										  " steps = coalesce(steps, %d)", MOVE_STEPS), " AND state = 'waiting'") != 1)
 		return false;
-	row = linitial(dbscale_ddl_query_rows(psprintf("SELECT relation_id, shard, to_node, kind, number, argument FROM dbscale.job WHERE job = " INT64_FORMAT,
+	row = linitial(dbscale_ddl_query_rows(psprintf("SELECT relation_id, shard, to_node, kind, number, argument, steps FROM dbscale.job WHERE job = " INT64_FORMAT,
 												   request->job)));
 	request->relation = atooid(row[0]);
 	request->shard = atoi(row[1]);
@@ -121,6 +123,7 @@ read_waiting(JobRequest *request)
 	request->number = row[4] ? atoi(row[4]) : 0;
 	request->has_argument = row[5] != NULL;
 	strlcpy(request->argument, row[5] ? row[5] : "", sizeof(request->argument));
+	request->steps = atoi(row[6]) / MOVE_STEPS;
 	return true;
 }
 
@@ -197,19 +200,19 @@ attempt(Move *move, const JobRequest *job)
 	move_begin(move);
 	PushActiveSnapshot(GetTransactionSnapshot());
 	dbscale_progress_step("checking");
-	if (job->kind == JOB_ASSIGN && !assign_next(request))
+	if (!steps_next(request))
 	{
 		PopActiveSnapshot();
 		move_commit(move);
 		return;
 	}
 	move->shard = request->shard;
-	move->goes_on = request->of_assign && request->kind != JOB_MERGE;
+	move->goes_on = request->goes_on;
 	if (request->kind == JOB_MOVE)
 		move_check(move, NameStr(request->node));
 	else
 		reshard_check(move, request);
-	if (request->of_assign)
+	if (request->locks_target)
 		lock_shard(move->group_id, request->number);
 	foreach(lc, move->sources)
 		lock_shard(move->group_id, lfirst_int(lc));
@@ -369,7 +372,7 @@ begin_job(JobRequest *request)
 	if (runs)
 		dbscale_progress_attach(request->job, job_kinds[request->kind],
 								get_rel_name(request->relation) ? request->relation : InvalidOid,
-								request->kind == JOB_ASSIGN ? ASSIGN_STEPS : MOVE_STEPS);
+								request->steps * MOVE_STEPS);
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 	return runs;
@@ -419,7 +422,7 @@ try_job(const JobRequest *request, MemoryContext context)
 			return error;
 		if (!goes_on)
 			return NULL;
-		DEBUG_POINT("assign_step");
+		DEBUG_POINT("job_step");
 	}
 }
 
@@ -428,8 +431,8 @@ finish_job(const JobRequest *request, ErrorData *error)
 {
 	int64		job = request->job;
 
-	if (error != NULL && request->kind == JOB_ASSIGN)
-		assign_explain(request, error);
+	if (error != NULL)
+		steps_explain(request, error);
 	if (error != NULL && (error->sqlerrcode == ERRCODE_QUERY_CANCELED || board_is_cancelled()))
 		end_job(job, "cancelled", error->detail != NULL ? error : NULL);
 	else

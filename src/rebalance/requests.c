@@ -163,6 +163,12 @@ dbscale_move_shard(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
+static bool
+is_on(const DistributedTable *table, int shard, const char *node)
+{
+	return strcmp(NameStr(dbscale_ddl_require_shard(table, shard)->node->name), node) == 0;
+}
+
 static void
 set_argument(JobRequest *request, const char *text)
 {
@@ -213,7 +219,6 @@ dbscale_merge_shards(PG_FUNCTION_ARGS)
 {
 	JobRequest *request = palloc0(sizeof(JobRequest));
 	const DistributedTable *table;
-	const ShardNode *node;
 
 	require_argument(fcinfo, 0, "relation");
 	require_argument(fcinfo, 1, "shard");
@@ -225,14 +230,9 @@ dbscale_merge_shards(PG_FUNCTION_ARGS)
 	reshard_check_arguments(request);
 	require_no_transaction(JOB_MERGE);
 	table = dbscale_catalog_require_distributed(request->relation);
-	node = dbscale_ddl_require_shard(table, request->number)->node;
-	if (dbscale_ddl_require_shard(table, request->shard)->node != node)
-	{
-		char	   *name = pstrdup(NameStr(node->name));
-
-		move_check_arguments(request->relation, request->shard, name);
-		move_shard_online(request->relation, request->shard, name);
-	}
+	request->node = dbscale_ddl_require_shard(table, request->number)->node->name;
+	if (!is_on(table, request->shard, NameStr(request->node)))
+		move_check_arguments(request->relation, request->shard, NameStr(request->node));
 	run_job(request);
 	PG_RETURN_VOID();
 }
@@ -252,9 +252,9 @@ shard_of_key(const DistributedTable *table, Datum key)
 	return shard;
 }
 
-/* Splits the shard so that the key has one of its own, unless it has; its number. */
+/* Splits the shard so that the key has one of its own, unless it has; its number.  A new one goes to the node. */
 static int
-isolate_key(Oid relid, Datum key)
+isolate_key(Oid relid, Datum key, const char *node)
 {
 	const DistributedTable *table = dbscale_catalog_require_distributed(relid);
 	JobRequest *request;
@@ -266,6 +266,11 @@ isolate_key(Oid relid, Datum key)
 	request->kind = JOB_ISOLATE;
 	request->relation = relid;
 	request->shard = shard_of_key(table, key);
+	if (node != NULL)
+	{
+		request->number = 1;
+		namestrcpy(&request->node, node);
+	}
 	set_argument(request, dbscale_key_to_text(table->group->key_type, key));
 	reshard_check_arguments(request);
 	require_no_transaction(JOB_ISOLATE);
@@ -292,11 +297,12 @@ dbscale_isolate_key(PG_FUNCTION_ARGS)
 	key = dbscale_cast_key(table, PG_GETARG_DATUM(1), get_fn_expr_argtype(fcinfo->flinfo, 1));
 	shard = shard_of_key(table, key);
 	/* what keeps the shard from moving keeps its part, too */
-	if (node != NULL && strcmp(NameStr(dbscale_ddl_require_shard(table, shard)->node->name), node) != 0)
+	if (node != NULL && !is_on(table, shard, node))
 		move_check_arguments(PG_GETARG_OID(0), shard, node);
-	shard = isolate_key(PG_GETARG_OID(0), key);
+	shard = isolate_key(PG_GETARG_OID(0), key, node);
 	table = dbscale_catalog_require_distributed(PG_GETARG_OID(0));
-	if (node != NULL && strcmp(NameStr(dbscale_ddl_require_shard(table, shard)->node->name), node) != 0)
+	/* it had one */
+	if (node != NULL && !is_on(table, shard, node))
 	{
 		require_no_transaction(JOB_MOVE);
 		move_check_arguments(PG_GETARG_OID(0), shard, node);
