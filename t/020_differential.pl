@@ -65,7 +65,11 @@ $node->safe_psql('postgres', "CREATE SCHEMA dist; SET search_path = dist; $table
 # Statements are numbered in the output, so that their rows can be told apart.
 my $generator = QueryGenerator->new($seed);
 my @statements;
-push @statements, $generator->statement while @statements < $queries;
+while (@statements < $queries)
+{
+	push @statements, $generator->statement;
+	push @statements, $generator->routed(4) if $generator->chance(10);
+}
 # found by seeds of other days: rows kept aside for a scan were freed while it still had them
 push @statements, q{SELECT t1.liker_id, '-' FROM likes t1 WHERE (t1.weight = 20.8 AND EXISTS (SELECT 1 FROM posts t2 WHERE t2.likes = t1.user_id)) AND t1.day = t1.day UNION ALL SELECT t4.likes, t4.title FROM likes t3 JOIN posts t4 ON t3.user_id = t4.user_id WHERE (t3.user_id = 11 OR (t4.likes BETWEEN 32 AND 54 AND t4.id BETWEEN 10 AND 17)) EXCEPT SELECT t6.likes, t6.title FROM notes t5 FULL JOIN posts t6 ON t5.user_id = t6.user_id WHERE (NOT EXISTS (SELECT 1 FROM likes t7 WHERE t7.post_id = t5.id) OR t6.user_id <> 21) AND t5.user_id = (SELECT max(t8.rank) FROM regions t8 WHERE true)};
 my $script = "\\set VERBOSITY sqlstate\nSET statement_timeout = '20s';\nSET extra_float_digits = 0;\nSET plan_cache_mode = force_generic_plan;\n";
@@ -131,8 +135,8 @@ foreach my $i (0 .. $#statements)
 foreach my $i (sort { $a <=> $b } keys %{ { %$plain_errors, %$dist_errors } })
 {
 	my ($p, $d) = map { $_->{$i} // 'none' } $plain_errors, $dist_errors;
-	# of several constraints that rows violate, the one met first is named, and rows have no order
-	next if $p eq $d || $refused{$i} || ($p =~ /^23/ && $d =~ /^23/);
+	# of several constraints that rows violate, or rows that MERGE meets twice, the one met first is named, and rows have no order
+	next if $p eq $d || $refused{$i} || ($p =~ /^2[13]/ && $d =~ /^2[13]/);
 	diag("statement $i of seed $seed: plain error $p, distributed $d\n$statements[$i]");
 	$other_errors++;
 }

@@ -585,6 +585,62 @@ sub merge
 }
 
 # One statement, or a list of them for a modification and what it left.
+# ---- statements of one key, whose plans are kept (planner/plan_cache.c) ----
+
+# A place for a constant, as in fill().
+sub place
+{
+	my ($self, $kind) = @_;
+	return "{$kind}" . ($kind eq 'int' && $self->chance(20) ? '::bigint' : '');
+}
+
+# Conditions on the key and some other columns of a table under this alias.
+sub key_conditions
+{
+	my ($self, $table, $alias) = @_;
+	my ($key, @others) = @{ $tables{$table} };
+	my @conditions = map { "$alias.$_->[0] = " . $self->place($_->[1]) } $key, grep { $self->chance(25) } @others;
+
+	push @conditions, $conditions[0] =~ s/::bigint//r if $self->chance(15);
+	@conditions = map { my ($column, $value) = split / = /; $self->chance(20) ? "$value = $column" : $_ } @conditions;
+	return join ' AND ', @conditions;
+}
+
+sub routed_template
+{
+	my ($self) = @_;
+	my $table = $self->pick(@weighted);
+	my $columns = $tables{$table};
+	my $kind = $self->pick_number(10);
+
+	return "SELECT * FROM $table t1 WHERE " . $self->key_conditions($table, 't1') if $kind < 3;
+	return "SELECT count(*), max(t2.day) FROM posts t1 JOIN likes t2 ON t1.user_id = t2.user_id"
+	  . ($self->chance(50) ? ' AND t2.post_id = {int}' : '') . ' WHERE ' . $self->key_conditions($self->pick('posts'), 't1')
+	  . ($self->chance(40) ? ' AND t2.user_id = {int}' : '') if $kind < 5;
+	return "DELETE FROM $table t1 WHERE " . $self->key_conditions($table, 't1') . ' RETURNING *' if $kind < 6;
+	# a list takes its own values only
+	return $self->routed_template if $table eq 'customers';
+	return "INSERT INTO $table VALUES (" . join(', ', map { $self->place($_->[1]) } @$columns) . ') RETURNING *' if $kind < 8;
+	my @set = map { "$_->[0] = {$_->[1]}" } $columns->[ 1 + $self->pick_number($#$columns) ], $self->chance(25) ? $columns->[0] : ();
+	return "UPDATE $table t1 SET " . join(', ', @set) . ' WHERE ' . $self->key_conditions($table, 't1') . ' RETURNING *';
+}
+
+# So many statements that differ in their constants only, which are mostly two of a kind.
+sub routed
+{
+	my ($self, $count) = @_;
+	my $template = $self->routed_template;
+	my @statements;
+
+	while (@statements < $count)
+	{
+		my %constants = map { my $kind = $_; ($kind => [ map { $self->constant($kind) } 1 .. 2 ]) } qw(int num date bool text);
+		my $any = sub { my ($kind) = @_; return $self->chance(8) ? 'NULL' : $self->pick(@{ $constants{$kind} }); };
+		push @statements, $template =~ s/\{(\w+)\}/$any->($1)/ger;
+	}
+	return @statements;
+}
+
 sub statement
 {
 	my ($self) = @_;
