@@ -120,7 +120,7 @@ my $other_errors = 0;
 
 # What is refused, as documented: parts of a statement that would have to see rows as they
 # were before its other parts wrote.  Not met with the fixed seed.
-my %refused = map { $_ => 1 } grep { $statements[$_] =~ /^WITH gone/ && ($dist_errors->{$_} // '') eq '0A000' && !$plain_errors->{$_} } 0 .. $#statements;
+my %refused = map { $_ => 1 } grep { $statements[$_] =~ /^WITH (gone|w) / && ($dist_errors->{$_} // '') eq '0A000' && !$plain_errors->{$_} } 0 .. $#statements;
 $refused{ $_ + 1 } = 1 foreach keys %refused;
 
 foreach my $i (0 .. $#statements)
