@@ -293,6 +293,12 @@ SELECT dbscale.undistribute_table('others');
 SELECT again('SELECT c FROM %2$s WHERE k = %3$s');
 SELECT plan_of('SELECT c FROM others WHERE k = 2');
 
+-- a transaction that repeats more statements than are kept does not heap up what gives way
+BEGIN;
+DO $$ BEGIN FOR round IN 1..4 LOOP FOR n IN 1..200 LOOP EXECUTE format('SELECT FROM users WHERE id = 7 LIMIT %s', n); END LOOP; END LOOP; END $$;
+SELECT count(*) BETWEEN 1 AND 256 AS bounded FROM pg_backend_memory_contexts WHERE name = 'dbscale kept for a query';
+COMMIT;
+
 -- rows without columns
 SELECT FROM users WHERE id = 7;
 DO $$ BEGIN PERFORM FROM users WHERE id = 7; ASSERT FOUND; END $$;

@@ -19,80 +19,26 @@
  * 4. Constants are printed so that any session reads them alike, so settings are of no
  *    concern, but quote_all_identifiers, which is of none either: both texts mean the same.
  *
- * A text is kept from the second time on, so that statements that are never repeated cost
- * no copy.  The MAX_TEXTS most recently used are kept.
+ * query_cache.c says how long a text is kept.
  */
 #include "plan/text_cache.h"
 
 #include "access/transam.h"
 #include "common/hashfn.h"
-#include "lib/ilist.h"
 #include "nodes/nodeFuncs.h"
+#include "plan/query_cache.h"
 #include "utils/datum.h"
-#include "utils/inval.h"
-#include "utils/memutils.h"
-
-#define MAX_TEXTS 128
-#define TEXT_BUCKETS 64
-#define SEEN_SLOTS 512
 
 /* Longer texts are printed each time, for their trees would fill the memory. */
 #define MAX_LENGTH 4096
 
 typedef struct CachedText
 {
-	dlist_node	node;			/* in `texts`, the last used first */
-	dlist_node	in_bucket;
-	MemoryContext context;		/* has all of it */
-	uint32		hash;
-	Query	   *query;
-	List	   *relations;
+	QueryEntry	entry;
 	ShardSql	sql;
 } CachedText;
 
-static dlist_head texts;
-static dlist_head buckets[TEXT_BUCKETS];
-static int	ntexts = 0;
-static uint32 seen[SEEN_SLOTS]; /* hashes of what was printed once */
-static uint64 generation = 0;	/* counts invalidations */
-static bool initialized = false;
-
-static void
-forget(CachedText *text)
-{
-	dlist_delete(&text->node);
-	dlist_delete(&text->in_bucket);
-	ntexts--;
-	MemoryContextDelete(text->context);
-}
-
-/* Relation cache callback. */
-static void
-forget_relation(Datum arg, Oid relid)
-{
-	dlist_mutable_iter iter;
-
-	generation++;
-	dlist_foreach_modify(iter, &texts)
-	{
-		CachedText *text = dlist_container(CachedText, node, iter.cur);
-
-		if (!OidIsValid(relid) || list_member_oid(text->relations, relid))
-			forget(text);
-	}
-}
-
-static void
-initialize(void)
-{
-	if (initialized)
-		return;
-	dlist_init(&texts);
-	for (int i = 0; i < TEXT_BUCKETS; i++)
-		dlist_init(&buckets[i]);
-	CacheRegisterRelcacheCallback(forget_relation, (Datum) 0);
-	initialized = true;
-}
+static QueryCache texts;
 
 /* ---- the hash ---- */
 
@@ -180,25 +126,17 @@ hash_node(Node *node, TextKey *key)
 bool
 dbscale_text_cache_find(Query *query, List *relations, TextKey *key, ShardSql *sql)
 {
-	dlist_iter	iter;
+	CachedText *text;
 
-	initialize();
-	*key = (TextKey) {.cacheable = true, .generation = generation};
+	dbscale_query_cache_initialize(&texts);
+	*key = (TextKey) {.cacheable = true, .generation = texts.generation};
 	(void) hash_node((Node *) query, key);
-	if (!key->cacheable)
+	text = key->cacheable ? (CachedText *) dbscale_query_cache_find(&texts, query, key->hash, relations) : NULL;
+	if (text == NULL)
 		return false;
-	dlist_foreach(iter, &buckets[key->hash % TEXT_BUCKETS])
-	{
-		CachedText *text = dlist_container(CachedText, in_bucket, iter.cur);
-
-		if (text->hash != key->hash || !equal(text->relations, relations) || !equal(text->query, query))
-			continue;
-		dlist_move_head(&texts, &text->node);
-		sql->pieces = copyObject(text->sql.pieces);
-		sql->tables = list_copy(text->sql.tables);
-		return true;
-	}
-	return false;
+	sql->pieces = copyObject(text->sql.pieces);
+	sql->tables = list_copy(text->sql.tables);
+	return true;
 }
 
 static bool
@@ -212,43 +150,18 @@ is_long(const ShardSql *sql)
 	return length > MAX_LENGTH;
 }
 
-/* In a context of its own, which belongs to the caller's until the copy is complete. */
-static CachedText *
-copy_text(Query *query, List *relations, const TextKey *key, const ShardSql *sql)
-{
-	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "dbscale statement text",
-												  ALLOCSET_SMALL_SIZES);
-	MemoryContext old = MemoryContextSwitchTo(context);
-	CachedText *text = palloc(sizeof(CachedText));
-
-	text->context = context;
-	text->hash = key->hash;
-	text->query = copyObject(query);
-	text->relations = list_copy(relations);
-	text->sql.pieces = copyObject(sql->pieces);
-	text->sql.tables = list_copy(sql->tables);
-	MemoryContextSwitchTo(old);
-	return text;
-}
-
 void
 dbscale_text_cache_add(Query *query, List *relations, const TextKey *key, const ShardSql *sql)
 {
-	uint32	   *slot = &seen[key->hash % SEEN_SLOTS];
 	CachedText *text;
+	MemoryContext old;
 
-	if (!key->cacheable || key->generation != generation || is_long(sql))
+	if (!key->cacheable || key->generation != texts.generation || is_long(sql) || !dbscale_query_cache_wants(&texts, key->hash))
 		return;
-	if (*slot != key->hash)
-	{
-		*slot = key->hash;
-		return;
-	}
-	text = copy_text(query, relations, key, sql);
-	if (ntexts >= MAX_TEXTS)
-		forget(dlist_tail_element(CachedText, node, &texts));
-	MemoryContextSetParent(text->context, TopMemoryContext);
-	dlist_push_head(&texts, &text->node);
-	dlist_push_head(&buckets[key->hash % TEXT_BUCKETS], &text->in_bucket);
-	ntexts++;
+	text = (CachedText *) dbscale_query_cache_make(sizeof(CachedText), query, key->hash, relations);
+	old = MemoryContextSwitchTo(text->entry.context);
+	text->sql.pieces = copyObject(sql->pieces);
+	text->sql.tables = list_copy(sql->tables);
+	MemoryContextSwitchTo(old);
+	dbscale_query_cache_keep(&texts, &text->entry);
 }

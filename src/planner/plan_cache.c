@@ -26,95 +26,46 @@
  *    and the end of planning is not kept (`generation`).
  *
  * A plan that is taken shares all but its upmost nodes with the cache.  It is used within the
- * transaction, or copied; so what is forgotten is kept to the transaction's end.
- *
- * A plan is kept from the second time on, and the MAX_PLANS most recently used are.
+ * transaction, or copied (plan/query_cache.c, which says how long plans are kept).
  */
 #include "planner/plan_cache.h"
 
 #include "catalog/metadata.h"
 #include "catalog/pg_class.h"
 #include "common/hashfn.h"
-#include "lib/ilist.h"
 #include "nodes/extensible.h"
 #include "nodes/nodeFuncs.h"
 #include "nodes/parsenodes.h"
+#include "plan/query_cache.h"
 #include "planner/literals.h"
 #include "planner/router.h"
 #include "planner/ship.h"
 #include "planner/system_columns.h"
 #include "utils/inval.h"
-#include "utils/memutils.h"
 #include "utils/syscache.h"
-
-#define MAX_PLANS 128
-#define PLAN_BUCKETS 64
-#define SEEN_SLOTS 512
 
 typedef struct CachedPlan
 {
-	dlist_node	node;			/* in `plans`, the last used first */
-	dlist_node	in_bucket;
-	MemoryContext context;		/* has all of it */
-	uint32		hash;
-	Query	   *query;			/* without its literals */
+	QueryEntry	entry;			/* its query is without literals */
 	PlannedStmt *plan;
 } CachedPlan;
 
-static dlist_head plans;
-static dlist_head buckets[PLAN_BUCKETS];
-static int	nplans = 0;
-static uint32 seen[SEEN_SLOTS]; /* hashes of what was planned once */
-static uint64 generation = 0;	/* counts invalidations */
-static bool initialized = false;
-
-/* A statement that is running may use it. */
-static void
-forget(CachedPlan *cached)
-{
-	dlist_delete(&cached->node);
-	dlist_delete(&cached->in_bucket);
-	nplans--;
-	if (TopTransactionContext != NULL)
-		MemoryContextSetParent(cached->context, TopTransactionContext);
-	else
-		MemoryContextDelete(cached->context);
-}
-
-/* Relation cache callback. */
-static void
-forget_relation(Datum arg, Oid relid)
-{
-	dlist_mutable_iter iter;
-
-	generation++;
-	dlist_foreach_modify(iter, &plans)
-	{
-		CachedPlan *cached = dlist_container(CachedPlan, node, iter.cur);
-
-		if (!OidIsValid(relid) || list_member_oid(cached->plan->relationOids, relid))
-			forget(cached);
-	}
-}
+static QueryCache plans;
 
 /* Syscache callback. */
 static void
 forget_all(Datum arg, int cacheid, uint32 hash)
 {
-	forget_relation((Datum) 0, InvalidOid);
+	dbscale_query_cache_forget_all(&plans);
 }
 
 static void
 initialize(void)
 {
-	if (initialized)
+	if (plans.initialized)
 		return;
-	dlist_init(&plans);
-	for (int i = 0; i < PLAN_BUCKETS; i++)
-		dlist_init(&buckets[i]);
-	CacheRegisterRelcacheCallback(forget_relation, (Datum) 0);
+	dbscale_query_cache_initialize(&plans);
 	CacheRegisterSyscacheCallback(AMOPOPID, forget_all, (Datum) 0);
-	initialized = true;
 }
 
 /* ---- which statements ---- */
@@ -243,11 +194,12 @@ hash_query(Query *query)
 
 /* The kept plan as this statement's, but for its values. */
 static PlannedStmt *
-share_plan(const CachedPlan *cached, const Query *query)
+share_plan(CachedPlan *cached, const Query *query)
 {
 	PlannedStmt *plan = palloc(sizeof(PlannedStmt));
 	CustomScan *scan = palloc(sizeof(CustomScan));
 
+	dbscale_query_cache_use(&cached->entry);
 	*plan = *cached->plan;
 	*scan = *(CustomScan *) plan->planTree;
 	plan->planTree = (Plan *) scan;
@@ -257,60 +209,19 @@ share_plan(const CachedPlan *cached, const Query *query)
 	return plan;
 }
 
-static PlannedStmt *
-find(Query *query, uint32 hash)
-{
-	dlist_iter	iter;
-
-	dlist_foreach(iter, &buckets[hash % PLAN_BUCKETS])
-	{
-		CachedPlan *cached = dlist_container(CachedPlan, in_bucket, iter.cur);
-
-		if (cached->hash != hash || !equal(cached->query, query))
-			continue;
-		dlist_move_head(&plans, &cached->node);
-		return share_plan(cached, query);
-	}
-	return NULL;
-}
-
-/* In a context of its own, which belongs to the caller's until the copy is complete. */
-static CachedPlan *
-copy_plan(Query *query, PlannedStmt *plan, uint32 hash)
-{
-	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "dbscale routed plan",
-												  ALLOCSET_SMALL_SIZES);
-	MemoryContext old = MemoryContextSwitchTo(context);
-	CachedPlan *cached = palloc(sizeof(CachedPlan));
-
-	cached->context = context;
-	cached->hash = hash;
-	cached->query = copyObject(query);
-	cached->plan = copyObject(plan);
-	MemoryContextSwitchTo(old);
-	return cached;
-}
-
 static void
 keep(Query *query, PlannedStmt *plan, uint32 hash)
 {
-	uint32	   *slot = &seen[hash % SEEN_SLOTS];
 	CachedPlan *cached;
+	MemoryContext old;
 
-	if (*slot != hash)
-	{
-		*slot = hash;
+	if (!dbscale_query_cache_wants(&plans, hash) || names_local_object((Node *) query, NULL))
 		return;
-	}
-	if (names_local_object((Node *) query, NULL))
-		return;
-	cached = copy_plan(query, plan, hash);
-	if (nplans >= MAX_PLANS)
-		forget(dlist_tail_element(CachedPlan, node, &plans));
-	MemoryContextSetParent(cached->context, TopMemoryContext);
-	dlist_push_head(&plans, &cached->node);
-	dlist_push_head(&buckets[hash % PLAN_BUCKETS], &cached->in_bucket);
-	nplans++;
+	cached = (CachedPlan *) dbscale_query_cache_make(sizeof(CachedPlan), query, hash, plan->relationOids);
+	old = MemoryContextSwitchTo(cached->entry.context);
+	cached->plan = copyObject(plan);
+	MemoryContextSwitchTo(old);
+	dbscale_query_cache_keep(&plans, &cached->entry);
 }
 
 /* The query has no literals now, nor has the plan. */
@@ -318,14 +229,15 @@ static PlannedStmt *
 route(Query *query, const char **reason)
 {
 	uint32		hash = hash_query(query);
-	uint64		as_of = generation;
-	PlannedStmt *plan = find(query, hash);
+	uint64		as_of = plans.generation;
+	CachedPlan *cached = (CachedPlan *) dbscale_query_cache_find(&plans, query, hash, NIL);
+	PlannedStmt *plan;
 
-	if (plan != NULL)
-		return plan;
+	if (cached != NULL)
+		return share_plan(cached, query);
 	dbscale_system_columns_check(query);
 	plan = dbscale_router_plan(query, 0, reason);
-	if (plan != NULL && as_of == generation)
+	if (plan != NULL && as_of == plans.generation)
 		keep(query, plan, hash);
 	return plan;
 }
