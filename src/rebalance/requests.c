@@ -192,19 +192,28 @@ require_argument(FunctionCallInfo fcinfo, int n, const char *name)
 				 errdetail("The function cannot do without it."), errhint("Give a value.")));
 }
 
-/* Arguments: relation regclass, shard int, parts int, bound text (may be NULL). */
-Datum
-dbscale_split_shard(PG_FUNCTION_ARGS)
+/* Arguments: relation regclass, shard int, and one more int, which the caller names. */
+static JobRequest *
+request_of(FunctionCallInfo fcinfo, JobKind kind, const char *number)
 {
 	JobRequest *request = palloc0(sizeof(JobRequest));
 
 	require_argument(fcinfo, 0, "relation");
 	require_argument(fcinfo, 1, "shard");
-	require_argument(fcinfo, 2, "parts");
-	request->kind = JOB_SPLIT;
+	require_argument(fcinfo, 2, number);
+	request->kind = kind;
 	request->relation = PG_GETARG_OID(0);
 	request->shard = PG_GETARG_INT32(1);
 	request->number = PG_GETARG_INT32(2);
+	return request;
+}
+
+/* Arguments: relation regclass, shard int, parts int, bound text (may be NULL). */
+Datum
+dbscale_split_shard(PG_FUNCTION_ARGS)
+{
+	JobRequest *request = request_of(fcinfo, JOB_SPLIT, "parts");
+
 	if (!PG_ARGISNULL(3))
 		set_argument(request, text_to_cstring(PG_GETARG_TEXT_PP(3)));
 	reshard_check_arguments(request);
@@ -217,16 +226,9 @@ dbscale_split_shard(PG_FUNCTION_ARGS)
 Datum
 dbscale_merge_shards(PG_FUNCTION_ARGS)
 {
-	JobRequest *request = palloc0(sizeof(JobRequest));
+	JobRequest *request = request_of(fcinfo, JOB_MERGE, "into_shard");
 	const DistributedTable *table;
 
-	require_argument(fcinfo, 0, "relation");
-	require_argument(fcinfo, 1, "shard");
-	require_argument(fcinfo, 2, "into_shard");
-	request->kind = JOB_MERGE;
-	request->relation = PG_GETARG_OID(0);
-	request->shard = PG_GETARG_INT32(1);
-	request->number = PG_GETARG_INT32(2);
 	reshard_check_arguments(request);
 	require_no_transaction(JOB_MERGE);
 	table = dbscale_catalog_require_distributed(request->relation);
