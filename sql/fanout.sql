@@ -322,6 +322,37 @@ EXPLAIN (VERBOSE, COSTS OFF) SELECT corr(age, f) FROM users;
 EXPLAIN (COSTS OFF) SELECT u.id, count(*) FROM users u FULL JOIN likes l ON l.user_id = u.id GROUP BY u.id;
 EXPLAIN (COSTS OFF) SELECT count(*) FROM users u FULL JOIN likes l ON l.user_id = u.id WHERE u.id IN (1, 2);
 EXPLAIN (COSTS OFF) WITH c AS (SELECT user_id, count(*) n FROM posts GROUP BY 1) SELECT u.id, c.n FROM users u JOIN c ON c.user_id = u.id;
+-- lines of a plan
+CREATE FUNCTION public.lines_of(options text, statement text, wanted text) RETURNS SETOF text LANGUAGE plpgsql AS $$
+DECLARE
+    line text;
+BEGIN
+    FOR line IN EXECUTE format('EXPLAIN (%s) %s', options, statement) LOOP
+        IF line ~ wanted THEN
+            RETURN NEXT trim(line);
+        END IF;
+    END LOOP;
+END $$;
+CREATE FUNCTION public.nodes_of(statement text) RETURNS SETOF text LANGUAGE sql AS $$
+    SELECT public.lines_of('ANALYZE, COSTS OFF, TIMING OFF, SUMMARY OFF', statement, 'Node [a-z_]*:|Shards:|Remote SQL')
+$$;
+CREATE FUNCTION public.sides_of(statement text) RETURNS SETOF text LANGUAGE sql AS $$
+    SELECT public.lines_of('VERBOSE, COSTS OFF', statement, 'CTE dbscale|Sort|Strategy|UNNEST|big side|WHERE')
+$$;
+
+-- a small side goes to the nodes in the order of what it is joined by, if that has one
+ANALYZE users, likes;
+SELECT public.sides_of('SELECT u.region, count(*) FROM users u JOIN likes l ON u.id = l.liker_id WHERE u.age = 3 GROUP BY 1');
+SELECT compare('SELECT u.region, count(*) FROM users u JOIN likes l ON u.id = l.liker_id WHERE u.age = 3 GROUP BY 1');
+CREATE TABLE plain.unordered (id bigint, x xid, y int);
+INSERT INTO plain.unordered SELECT i, (i % 100)::text::xid, i FROM generate_series(1, 1000) i;
+CREATE TABLE unordered (LIKE plain.unordered);
+SELECT dbscale.distribute_table('unordered', 'id', shard_count => 4);
+INSERT INTO unordered SELECT * FROM plain.unordered;
+ANALYZE unordered;
+SELECT public.sides_of('SELECT a.y, count(*) FROM unordered a JOIN unordered b ON a.x = b.x WHERE a.y = 3 GROUP BY 1');
+SELECT compare('SELECT a.y, count(*) FROM unordered a JOIN unordered b ON a.x = b.x WHERE a.y = 3 GROUP BY 1');
+DROP TABLE plain.unordered, unordered;
 -- by range: core prunes the ranges by conditions on the key; without one, all are asked at once
 CREATE TABLE visits (day date, kind text);
 SELECT dbscale.distribute_table('visits', 'day', strategy => 'range', step => '1 month', bounds => '{"from": "2026-01-01", "to": "2026-05-01"}');
@@ -330,30 +361,13 @@ EXPLAIN (COSTS OFF) SELECT kind FROM visits WHERE day >= '2026-04-01';
 SELECT count(*), min(day) FROM visits WHERE day >= '2026-04-01';
 SELECT kind, count(*), max(day) FROM visits GROUP BY kind ORDER BY kind;
 SELECT count(*) FROM visits WHERE day IN ('2026-02-03', '2026-03-03', '2030-01-01');
-CREATE FUNCTION public.nodes_in(explain text) RETURNS SETOF text LANGUAGE plpgsql AS $$
-DECLARE
-    line text;
-BEGIN
-    FOR line IN EXECUTE explain LOOP
-        IF line ~ 'Node [a-z_]*:|Shards:|Remote SQL' THEN
-            RETURN NEXT line;
-        END IF;
-    END LOOP;
-END $$;
-SELECT nodes_in('EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, SUMMARY OFF) SELECT count(*) FROM users');
-SELECT nodes_in('EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, SUMMARY OFF) SELECT count(*) FROM users WHERE age > (SELECT avg(likes) FROM posts)');
+SELECT public.nodes_of('SELECT count(*) FROM users');
+SELECT public.nodes_of('SELECT count(*) FROM users WHERE age > (SELECT avg(likes) FROM posts)');
 
 -- why a statement goes through the foreign tables: told once
-CREATE FUNCTION public.reason_of(statement text) RETURNS SETOF text LANGUAGE plpgsql AS $$
-DECLARE
-    line text;
-BEGIN
-    FOR line IN EXECUTE 'EXPLAIN (VERBOSE, COSTS OFF) ' || statement LOOP
-        IF line ~ 'Not Pushed Down:' THEN
-            RETURN NEXT trim(line);
-        END IF;
-    END LOOP;
-END $$;
+CREATE FUNCTION public.reason_of(statement text) RETURNS SETOF text LANGUAGE sql AS $$
+    SELECT public.lines_of('VERBOSE, COSTS OFF', statement, 'Not Pushed Down:')
+$$;
 SELECT public.reason_of('SELECT * FROM users FOR UPDATE');
 SELECT public.reason_of('SELECT tableoid, id FROM users');
 SELECT public.reason_of('SELECT kind FROM visits WHERE day >= ''2026-02-01''');
@@ -385,7 +399,7 @@ DROP SCHEMA plain CASCADE;
 DROP SCHEMA sharded CASCADE;
 DROP FUNCTION public.count(text);
 DROP OPERATOR public.=== (bigint, bigint);
-DROP FUNCTION public.nothing(bigint, bigint), public.compare(text), public.rows_of(text), public.nodes_in(text), public.reason_of(text);
+DROP FUNCTION public.nothing(bigint, bigint), public.compare(text), public.rows_of(text), public.lines_of(text, text, text), public.nodes_of(text), public.sides_of(text), public.reason_of(text);
 DROP OWNED BY fanout_reader;
 DROP ROLE fanout_reader;
 SELECT dbscale.remove_node('fanout_a');

@@ -35,6 +35,8 @@
 #include "nodes/makefuncs.h"
 #include "nodes/nodeFuncs.h"
 #include "optimizer/optimizer.h"
+#include "parser/parse_clause.h"
+#include "parser/parse_oper.h"
 #include "parser/parsetree.h"
 #include "rewrite/rewriteManip.h"
 #include "utils/builtins.h"
@@ -503,6 +505,47 @@ unnest_part(RangeTblEntry *rte, CommonTableExpr *small)
 	rte->inFromCl = true;
 }
 
+static bool
+sort_by(Query *query, int column)
+{
+	TargetEntry *tle = list_nth(query->targetList, column - 1);
+	SortGroupClause *clause = makeNode(SortGroupClause);
+
+	get_sort_group_operators(exprType((Node *) tle->expr), false, false, false,
+							 &clause->sortop, &clause->eqop, NULL, &clause->hashable);
+	if (!OidIsValid(clause->sortop))
+		return false;
+	clause->tleSortGroupRef = assignSortGroupRef(tle, query->targetList);
+	query->sortClause = list_make1(clause);
+	return true;
+}
+
+/*
+ * The small side's rows in the order of a column that the join compares: nodes look them
+ * up in this order, so what an index needs next is what it has just read.
+ */
+static void
+sort_by_join(Part *part, Query *level)
+{
+	ListCell   *lc;
+
+	foreach(lc, make_ands_implicit((Expr *) level->jointree->quals))
+	{
+		OpExpr	   *op = lfirst(lc);
+		ListCell   *arg;
+
+		if (!IsA(op, OpExpr) || list_length(op->args) != 2 || !op_hashjoinable(op->opno, exprType(linitial(op->args))))
+			continue;
+		foreach(arg, op->args)
+		{
+			Var		   *var = lfirst(arg);
+
+			if (IsA(var, Var) && var->varno == part->rti && var->varlevelsup == 0 && sort_by(part->query, var->varattno))
+				return;
+		}
+	}
+}
+
 static Part *
 find_small_part(Query *query, List *parts, List *conditions)
 {
@@ -563,6 +606,7 @@ dbscale_fanout_broadcast(Query *query, List **subqueries, CommonTableExpr **smal
 		return NULL;
 	for (int rti = bms_next_member(part->members, part->rti); rti >= 0; rti = bms_next_member(part->members, rti))
 		dbscale_blank_entry(rt_fetch(rti, copy->rtable));
+	sort_by_join(part, copy);
 	unnest_part(rt_fetch(part->rti, copy->rtable), *small);
 	*subqueries = NIL;
 	for (int i = 1; i <= list_length((*small)->ctecoltypes); i++)
