@@ -55,6 +55,17 @@ BEGIN
 EXCEPTION WHEN others THEN
     RETURN ARRAY[SQLSTATE];
 END $$;
+-- Lines of a plan.
+CREATE FUNCTION public.lines_of(options text, statement text, wanted text) RETURNS SETOF text LANGUAGE plpgsql AS $$
+DECLARE
+    line text;
+BEGIN
+    FOR line IN EXECUTE format('EXPLAIN (%s) %s', options, statement) LOOP
+        IF line ~ wanted THEN
+            RETURN NEXT trim(line);
+        END IF;
+    END LOOP;
+END $$;
 -- What the two differ in; "same" and how many rows, if in nothing.
 CREATE FUNCTION public.compare(statement text) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
@@ -91,6 +102,20 @@ SELECT compare('SELECT ok, avg(created - timestamptz ''2026-01-01 00:00+00''), r
 SELECT compare('SELECT age % 3, length(string_agg(region, ''; '')), length(string_agg(region, NULL)), length(string_agg('''', ''-'') FILTER (WHERE id > 20)), length(string_agg(region::bytea, ''\x00'')), count(DISTINCT region) FROM users GROUP BY 1');
 SELECT compare('SELECT string_agg(''a'', ''''''\'') FROM users WHERE id < 9');
 SELECT compare('SELECT count(*), length(string_agg(region, region)) > 0 FROM users');
+-- arrays and documents, whose order is nobody's business
+SELECT DISTINCT compare(format($$SELECT g, n, (SELECT array_agg(x ORDER BY x) FROM unnest(a) x), array_ndims(a), array_lower(a, 1) FROM
+    (SELECT region AS g, array_agg(%s) %s AS a, count(*) AS n FROM users GROUP BY region) s$$, x, f))
+FROM unnest('{id,age,score,f,born,region::varchar(2),NULLIF(id % 3\, 1)::text,(region || id)::bytea,id > 9}'::text[]) x, unnest('{"",FILTER (WHERE age < 9)}'::text[]) f;
+SELECT DISTINCT compare(format($$SELECT g, (SELECT array_agg(x ORDER BY x) FROM json%1$s_array_elements_text(a) x), length(a::text), json%1$s_typeof(a -> 0) FROM
+    (SELECT age %% 3 AS g, json%1$s_agg(%2$s) %3$s AS a FROM users GROUP BY 1) s$$, j, x, f))
+FROM unnest('{"",b}'::text[]) j, unnest('{id,age,score,born,born::timestamp,born::timestamptz,f,region,"E''\\n\"'' || region",id > 9,to_json(id),to_jsonb(region),ARRAY[1\,2]}'::text[]) x,
+     unnest('{"",FILTER (WHERE age < 9)}'::text[]) f;
+SELECT compare('SELECT array_agg(id), json_agg(id), jsonb_agg(region) FROM users WHERE id < 0');
+SELECT compare('SELECT count(DISTINCT region), cardinality(array_agg(DISTINCT region)) FROM users');
+SELECT compare('SELECT sum(cardinality(array_agg(id))) OVER (), count(*) FROM posts GROUP BY title HAVING 5 = ANY (array_agg(likes))');
+SELECT compare('SELECT array_agg(ARRAY[1, age]) FROM users WHERE id IN (3, 7) AND age > 6');
+SELECT lines_of('VERBOSE, COSTS OFF', 'SELECT region, array_agg(id), json_agg(age), count(*) FROM users GROUP BY region', 'Output: shards.c1, [^s]|Remote SQL|_agg|count');
+SELECT lines_of('VERBOSE, COSTS OFF', 'SELECT region, jsonb_agg(age) FROM users GROUP BY region', 'Output: shards.c1, [^s]|Remote SQL|_agg');
 SELECT compare('SELECT region, array_agg(id ORDER BY id), string_agg(id::text, '','' ORDER BY id DESC) FROM users GROUP BY region');
 SELECT compare('SELECT region, age, count(*), grouping(region), grouping(age) FROM users GROUP BY CUBE (region, age)');
 SELECT compare('SELECT region, sum(age) FROM users GROUP BY GROUPING SETS ((region), ())');
@@ -322,17 +347,6 @@ EXPLAIN (VERBOSE, COSTS OFF) SELECT corr(age, f) FROM users;
 EXPLAIN (COSTS OFF) SELECT u.id, count(*) FROM users u FULL JOIN likes l ON l.user_id = u.id GROUP BY u.id;
 EXPLAIN (COSTS OFF) SELECT count(*) FROM users u FULL JOIN likes l ON l.user_id = u.id WHERE u.id IN (1, 2);
 EXPLAIN (COSTS OFF) WITH c AS (SELECT user_id, count(*) n FROM posts GROUP BY 1) SELECT u.id, c.n FROM users u JOIN c ON c.user_id = u.id;
--- lines of a plan
-CREATE FUNCTION public.lines_of(options text, statement text, wanted text) RETURNS SETOF text LANGUAGE plpgsql AS $$
-DECLARE
-    line text;
-BEGIN
-    FOR line IN EXECUTE format('EXPLAIN (%s) %s', options, statement) LOOP
-        IF line ~ wanted THEN
-            RETURN NEXT trim(line);
-        END IF;
-    END LOOP;
-END $$;
 CREATE FUNCTION public.nodes_of(statement text) RETURNS SETOF text LANGUAGE sql AS $$
     SELECT public.lines_of('ANALYZE, COSTS OFF, TIMING OFF, SUMMARY OFF', statement, 'Node [a-z_]*:|Shards:|Remote SQL')
 $$;

@@ -365,7 +365,7 @@ sub aggregate
 	my ($any) = $self->any_column($scope);
 	my $text = $self->column($scope, 'text') // "'x'";
 	# what has no order of its own is measured
-	return $self->pick("length(string_agg($text, '; '))", "cardinality(array_agg($any))") if $self->chance(6);
+	return $self->pick("length(string_agg($text, '; '))", "cardinality(array_agg($any))", "length(json_agg($any)::text)", "length(jsonb_agg($number)::text)") if $self->chance(6);
 	return $self->pick('count(*)', "count($any)", "count(DISTINCT $any)", "sum($number)", "avg($number)",
 		"min($number)", "max($number)", "sum(DISTINCT $number)",
 		"string_agg($text, ',' ORDER BY $text)", "array_agg($number ORDER BY $number)",

@@ -1,19 +1,24 @@
 /*
  * parts.c
- *		The variance of a column of which each shard knows a part: how many values, their sum
- *		and the sum of their squares, all exact.
+ *		Aggregates of which each shard has computed a part, where core has no function that
+ *		puts the parts together.
  *
- * As core does it: (N * sum(x²) - sum(x)²) / (N * (N - 1)), and 0 without digits where
+ * The variance of a column, of whose parts how many values there are, their sum and the
+ * sum of their squares are known, all exact.  As core does it: (N * sum(x²) - sum(x)²) / (N * (N - 1)), and 0 without digits where
  * the difference is; NULL for fewer than two values (of a population, which is divided by
  * N * N: for none).
  */
 #include "executor/internal.h"
 
+#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
+#include "utils/lsyscache.h"
 #include "utils/numeric.h"
 
 DBSCALE_FUNCTION(dbscale_variance_of_parts);
+DBSCALE_FUNCTION(dbscale_array_of_parts_add);
+DBSCALE_FUNCTION(dbscale_array_of_parts_end);
 
 static Datum
 multiply(Datum left, Datum right)
@@ -85,4 +90,40 @@ dbscale_variance_of_parts(PG_FUNCTION_ARGS)
 	if (strncmp(name, "stddev", strlen("stddev")) == 0)
 		difference = root(difference);
 	PG_RETURN_DATUM(difference);
+}
+
+/* ---- arrays ---- */
+
+/* array_of_parts(state, part): a part is NULL where a shard had no row. */
+Datum
+dbscale_array_of_parts_add(PG_FUNCTION_ARGS)
+{
+	ArrayBuildState *state = PG_ARGISNULL(0) ? NULL : (ArrayBuildState *) PG_GETARG_POINTER(0);
+	Oid			type = get_element_type(get_fn_expr_argtype(fcinfo->flinfo, 1));
+	MemoryContext context;
+	ArrayIterator iterator;
+	Datum		value;
+	bool		is_null;
+
+	if (!AggCheckCallContext(fcinfo, &context))
+		elog(ERROR, "array_of_parts_add() is called by array_of_parts() only");
+	if (state == NULL)
+		state = initArrayResult(type, context, false);
+	if (PG_ARGISNULL(1))
+		PG_RETURN_POINTER(state);
+	iterator = array_create_iterator(PG_GETARG_ARRAYTYPE_P(1), 0, NULL);
+	while (array_iterate(iterator, &value, &is_null))
+		state = accumArrayResult(state, value, is_null, type, context);
+	array_free_iterator(iterator);
+	PG_RETURN_POINTER(state);
+}
+
+Datum
+dbscale_array_of_parts_end(PG_FUNCTION_ARGS)
+{
+	ArrayBuildState *state = PG_ARGISNULL(0) ? NULL : (ArrayBuildState *) PG_GETARG_POINTER(0);
+
+	if (state == NULL || state->nelems == 0)
+		PG_RETURN_NULL();
+	PG_RETURN_DATUM(makeArrayResult(state, CurrentMemoryContext));
 }

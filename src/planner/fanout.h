@@ -24,8 +24,7 @@ typedef struct FanoutLevel
 	Query	   *shard;			/* the shards' query */
 	List	   *columns;		/* its target list, as columns are added */
 	List	   *combine;		/* of String: by what function a node combines the column, and
-								 * after a comma its further arguments; "" for one that rows
-								 * are grouped by */
+								 * after a comma its further arguments; or FANOUT_… below */
 	Query	   *above;			/* the query above, without its range table */
 	const char *strategy;
 	const char *reason;			/* why no more was pushed down */
@@ -34,6 +33,10 @@ typedef struct FanoutLevel
 	Colocation	colocation;
 	Shipment	shipment;
 } FanoutLevel;
+
+/* For a column that rows are grouped by, and for one whose parts no node can combine. */
+#define FANOUT_GROUPED ""
+#define FANOUT_NOT_COMBINED "-"
 
 /* The placeholder's position in the range table above. */
 #define FANOUT_RTI 1

@@ -8,13 +8,14 @@
  *		count(x)	shard: count(x)							above: sum(c1)::int8, or 0
  *		avg(x)		shard: sum(x), count(x)					above: sum(c1) / sum(c2)
  *		variance(x)	shard: count(x), sum(x), sum(x * x)		above: variance_of_parts(…)
+ *		array_agg(x)	shard: array_agg(x)					above: array_of_parts(c1)
+ *		json_agg(x)	shard: json_agg(x), without [ and ]		above: '[' || string_agg(c1, ', ') || ']'
  *
  * What is here gives core's result to the last digit and with its display scale, since
  * integers, numeric and intervals add up to the same in any order; sum and avg of floating
  * point numbers are the exception, as they are in a parallel plan.  The variances of
  * floating point numbers, and regression, are not here: their parts would be rounded in
- * other places than the whole.  Neither is what collects values into an array or document:
- * all its values have to travel anyhow.
+ * other places than the whole.
  */
 #include "planner/fanout.h"
 
@@ -50,6 +51,12 @@ static Expr *
 call(Oid function, Oid result, List *args)
 {
 	return (Expr *) makeFuncExpr(function, result, args, InvalidOid, InvalidOid, COERCE_EXPLICIT_CALL);
+}
+
+static Expr *
+text_constant(const char *text)
+{
+	return (Expr *) makeConst(TEXTOID, -1, DEFAULT_COLLATION_OID, -1, CStringGetTextDatum(text), false, false);
 }
 
 /* The aggregate over other arguments, under the same FILTER. */
@@ -190,17 +197,15 @@ widened(Expr *arg, Oid *type)
 								 COERCE_EXPLICIT_CAST);
 }
 
+/* A function or aggregate of executor/parts.c. */
 static Oid
-variance_function(void)
+function_of_parts(const char *name, const Oid *types, int ntypes)
 {
-	Oid			types[4] = {NUMERICOID, NUMERICOID, NUMERICOID, TEXTOID};
-
-	return GetSysCacheOid3(PROCNAMEARGSNSP, Anum_pg_proc_oid, CStringGetDatum("variance_of_parts"),
-						   PointerGetDatum(buildoidvector(types, lengthof(types))),
+	return GetSysCacheOid3(PROCNAMEARGSNSP, Anum_pg_proc_oid, CStringGetDatum(name),
+						   PointerGetDatum(buildoidvector(types, ntypes)),
 						   ObjectIdGetDatum(get_namespace_oid(DBSCALE_SCHEMA, false)));
 }
 
-/* See executor/parts.c. */
 static Node *
 split_variance(FanoutLevel *level, Aggref *agg)
 {
@@ -210,6 +215,7 @@ split_variance(FanoutLevel *level, Aggref *agg)
 	Expr	   *wide = widened(arg, &type);
 	Expr	   *square;
 	Oid			sum = type == INT8OID ? F_SUM_INT8 : F_SUM_NUMERIC;
+	static const Oid types[] = {NUMERICOID, NUMERICOID, NUMERICOID, TEXTOID};
 	Var		   *columns[3];
 
 	if (wide == NULL)
@@ -218,10 +224,9 @@ split_variance(FanoutLevel *level, Aggref *agg)
 	columns[0] = partial_column(level, agg, F_COUNT_ANY, arg, INT8OID, "sum int8");
 	columns[1] = partial_column(level, agg, sum, wide, NUMERICOID, "sum");
 	columns[2] = partial_column(level, agg, sum, square, NUMERICOID, "sum");
-	return (Node *) call(variance_function(), NUMERICOID,
+	return (Node *) call(function_of_parts("variance_of_parts", types, lengthof(types)), NUMERICOID,
 						 list_make4(total_count(columns[0]), make_sum(columns[1]), make_sum(columns[2]),
-									makeConst(TEXTOID, -1, DEFAULT_COLLATION_OID, -1, CStringGetTextDatum(name),
-											  false, false)));
+									text_constant(name)));
 }
 
 /* ---- strings ---- */
@@ -249,6 +254,65 @@ split_string_agg(FanoutLevel *level, Aggref *agg)
 	return (Node *) result;
 }
 
+/* ---- arrays and documents ---- */
+
+static Expr *
+integer_constant(int value)
+{
+	return (Expr *) makeConst(INT4OID, -1, InvalidOid, sizeof(int32), Int32GetDatum(value), false, true);
+}
+
+static Expr *
+text_function(Oid function, Expr *left, Expr *right)
+{
+	return (Expr *) makeFuncExpr(function, TEXTOID, list_make2(left, right), DEFAULT_COLLATION_OID, DEFAULT_COLLATION_OID,
+								 COERCE_EXPLICIT_CALL);
+}
+
+static Expr *
+converted(Expr *arg, Oid type)
+{
+	CoerceViaIO *result = makeNode(CoerceViaIO);
+
+	result->arg = arg;
+	result->resulttype = type;
+	result->resultcollid = type == TEXTOID ? DEFAULT_COLLATION_OID : InvalidOid;
+	result->coerceformat = COERCE_EXPLICIT_CAST;
+	result->location = -1;
+	return (Expr *) result;
+}
+
+/* No function that every node has makes one array of several, so they come shard by shard. */
+static Node *
+split_array_agg(FanoutLevel *level, Aggref *agg)
+{
+	static const Oid types[] = {ANYARRAYOID};
+	Aggref	   *result;
+
+	if (agg->aggfnoid != F_ARRAY_AGG_ANYNONARRAY)
+		return NULL;
+	result = make_aggregate(function_of_parts("array_of_parts", types, lengthof(types)),
+							(Expr *) dbscale_fanout_column(level, (Expr *) copyObject(agg), FANOUT_NOT_COMBINED), agg->aggtype);
+	result->aggcollid = result->inputcollid = agg->aggcollid;
+	return (Node *) result;
+}
+
+/* "[1, 2]" is sent as "1, 2"; ship.c knows of which types that may be asked. */
+static Node *
+split_json_agg(FanoutLevel *level, Aggref *agg)
+{
+	Expr	   *list = text_function(F_SUBSTR_TEXT_INT4, converted((Expr *) copyObject(agg), TEXTOID), integer_constant(2));
+	Aggref	   *all;
+
+	list = text_function(F_LEFT, list, integer_constant(-1));
+	all = make_aggregate(F_STRING_AGG_TEXT_TEXT, (Expr *) dbscale_fanout_column(level, list, "string_agg, ', '"), TEXTOID);
+	all->args = lappend(all->args, makeTargetEntry(text_constant(", "), 2, NULL, false));
+	all->aggargtypes = lappend_oid(all->aggargtypes, TEXTOID);
+	all->aggcollid = all->inputcollid = DEFAULT_COLLATION_OID;
+	return (Node *) converted(text_function(F_TEXTCAT, text_function(F_TEXTCAT, text_constant("["), (Expr *) all), text_constant("]")),
+							  agg->aggtype);
+}
+
 /* ---- which ---- */
 
 typedef struct Splitter
@@ -259,6 +323,7 @@ typedef struct Splitter
 
 static const Splitter splitters[] = {
 	{"any_value", split_same},
+	{"array_agg", split_array_agg},
 	{"avg", split_avg},
 	{"bit_and", split_same},
 	{"bit_or", split_same},
@@ -267,6 +332,8 @@ static const Splitter splitters[] = {
 	{"bool_or", split_same},
 	{"count", split_count},
 	{"every", split_same},
+	{"json_agg", split_json_agg},
+	{"jsonb_agg", split_json_agg},
 	{"max", split_same},
 	{"min", split_same},
 	{"range_intersect_agg", split_same},

@@ -99,7 +99,7 @@ replace_columns(Node *node, ReplaceColumns *context)
 		if (source->varattno <= 0)
 			context->failed = true;
 		source->varlevelsup = 0;
-		column = dbscale_fanout_column(context->level, (Expr *) source, "");
+		column = dbscale_fanout_column(context->level, (Expr *) source, FANOUT_GROUPED);
 		column->varlevelsup = context->depth;
 		return (Node *) column;
 	}
@@ -272,7 +272,7 @@ dbscale_fanout_split_rows(FanoutLevel *level, List *conditions_above)
 	/* a query without columns sends rows all the same */
 	if (level->columns == NIL)
 		(void) dbscale_fanout_column(level, (Expr *) makeConst(INT4OID, -1, InvalidOid, sizeof(int32),
-															   Int32GetDatum(1), false, true), "");
+															   Int32GetDatum(1), false, true), FANOUT_GROUPED);
 	level->shard->targetList = level->columns;
 	level->strategy = "rows";
 	return true;
@@ -359,7 +359,7 @@ static Var *
 add_group(SplitContext *context, Expr *expr, SortGroupClause *clause)
 {
 	FanoutLevel *level = context->level;
-	Var		   *column = dbscale_fanout_column(level, expr, "");
+	Var		   *column = dbscale_fanout_column(level, expr, FANOUT_GROUPED);
 	TargetEntry *tle = list_nth(level->columns, column->varattno - 1);
 
 	if (tle->ressortgroupref == 0)
@@ -445,7 +445,7 @@ dbscale_fanout_split_partial(FanoutLevel *level)
 static void
 append_combined(StringInfo text, const char *function, int column)
 {
-	if (strcmp(function, "") == 0)
+	if (strcmp(function, FANOUT_GROUPED) == 0)
 		appendStringInfo(text, "c%d", column);
 	else if (strcmp(function, "sum int8") == 0)
 		appendStringInfo(text, "pg_catalog.sum(c%d)::pg_catalog.int8", column);
@@ -469,6 +469,9 @@ dbscale_fanout_node_text(const FanoutLevel *level, FanoutTask *task)
 
 	if (!level->shard->hasAggs || level->combine == NIL)
 		return;
+	foreach(lc, level->combine)
+		if (strcmp(strVal(lfirst(lc)), FANOUT_NOT_COMBINED) == 0)
+			return;
 	initStringInfo(&before);
 	initStringInfo(&after);
 	appendStringInfoString(&before, "SELECT ");
@@ -486,7 +489,7 @@ dbscale_fanout_node_text(const FanoutLevel *level, FanoutTask *task)
 	appendStringInfoString(&after, ")");
 	foreach(lc, level->combine)
 	{
-		if (strcmp(strVal(lfirst(lc)), "") != 0)
+		if (strcmp(strVal(lfirst(lc)), FANOUT_GROUPED) != 0)
 			continue;
 		appendStringInfo(&after, "%s%d", grouped ? ", " : " GROUP BY ", foreach_current_index(lc) + 1);
 		grouped = true;

@@ -207,6 +207,38 @@ is_local_function(Oid function, void *context)
 }
 
 /*
+ * json_agg() and jsonb_agg() are called stable, since what they print may depend on the
+ * session; of these types it does not.
+ */
+static bool
+is_settled_document(Node *node)
+{
+	Aggref	   *agg = (Aggref *) node;
+
+	if (!IsA(node, Aggref) || (agg->aggfnoid != F_JSON_AGG && agg->aggfnoid != F_JSONB_AGG))
+		return false;
+	switch (linitial_oid(agg->aggargtypes))
+	{
+		case BOOLOID:
+		case INT2OID:
+		case INT4OID:
+		case INT8OID:
+		case NUMERICOID:
+		case TEXTOID:
+		case VARCHAROID:
+		case BPCHAROID:
+		case UUIDOID:
+		case DATEOID:
+		case TIMESTAMPOID:
+		case JSONOID:
+		case JSONBOID:
+			return true;
+		default:
+			return false;
+	}
+}
+
+/*
  * An operator of one's own, be it of a built-in function: it is printed by its name.  Rows
  * may be sorted by one as well.
  */
@@ -403,7 +435,7 @@ dbscale_ship_find_local(Node *node, Shipment *shipment)
 		shipment->reason = "an operator that a node may not have";
 		return true;
 	}
-	if (check_functions_in_node(node, is_local_function, NULL))
+	if (!is_settled_document(node) && check_functions_in_node(node, is_local_function, NULL))
 	{
 		shipment->reason = "a function that a node may not have, or whose result depends on the session";
 		return true;
