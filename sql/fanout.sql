@@ -367,6 +367,62 @@ ANALYZE unordered;
 SELECT public.sides_of('SELECT a.y, count(*) FROM unordered a JOIN unordered b ON a.x = b.x WHERE a.y = 3 GROUP BY 1');
 SELECT compare('SELECT a.y, count(*) FROM unordered a JOIN unordered b ON a.x = b.x WHERE a.y = 3 GROUP BY 1');
 DROP TABLE plain.unordered, unordered;
+-- outer joins off the shard key, and local tables: each side is fetched by one statement, and a small one is sent to where the other is
+CREATE TYPE public.mood AS ENUM ('sad', 'happy');
+ALTER TABLE plain.tags ADD mood public.mood, ADD list int[];
+ALTER TABLE tags ADD mood public.mood, ADD list int[];
+UPDATE plain.tags SET mood = (ARRAY['sad', 'happy', NULL])[1 + user_id % 3]::public.mood, list = ARRAY[user_id];
+UPDATE tags SET mood = (ARRAY['sad', 'happy', NULL])[1 + user_id % 3]::public.mood, list = ARRAY[user_id];
+CREATE VIEW plain.guarded WITH (security_barrier) AS SELECT * FROM plain.tags WHERE user_id % 2 = 0;
+CREATE VIEW guarded WITH (security_barrier) AS SELECT * FROM tags WHERE user_id % 2 = 0;
+ANALYZE users, posts, likes, tags;
+SELECT compare(q) AS compare, q FROM unnest(ARRAY[
+    $$users u LEFT JOIN likes k ON k.liker_id = u.id WHERE u.age = 3$$,
+    $$likes k RIGHT JOIN users u ON k.liker_id = u.id WHERE u.age = 3$$,
+    $$likes k FULL JOIN users u ON k.liker_id = u.id WHERE u.age = 3 OR k.post_id = 7$$,
+    $$users u LEFT JOIN likes k ON k.liker_id = u.id AND k.post_id < 40 AND u.id > 20 WHERE u.age = 3$$,
+    $$users u LEFT JOIN likes k ON k.liker_id = u.id WHERE u.age = 3 AND k.user_id IS NULL$$,
+    $$users u LEFT JOIN likes k ON k.liker_id = u.id LEFT JOIN posts p ON p.likes = k.post_id WHERE u.age = 3$$,
+    $$users u LEFT JOIN (likes k JOIN tags t ON t.user_id = k.liker_id) ON k.liker_id = u.id WHERE u.age = 3$$,
+    $$users u LEFT JOIN (likes k LEFT JOIN tags t ON t.user_id = k.liker_id) ON k.liker_id = u.id AND t.tag = 't1' WHERE u.age = 3$$,
+    $$(posts p FULL JOIN likes k ON p.likes = k.post_id) JOIN tags t ON t.user_id = k.liker_id WHERE t.tag = 't1'$$,
+    $$(users u LEFT JOIN posts p ON p.user_id = u.id) JOIN tags t ON t.user_id = u.id WHERE t.tag = 't1'$$,
+    $$(users u LEFT JOIN likes k ON k.liker_id = u.id) JOIN tags t ON t.user_id = k.user_id WHERE t.tag = 't1'$$,
+    $$tags t JOIN likes k ON k.liker_id = t.user_id WHERE t.tag = 't1'$$,
+    $$tags t LEFT JOIN likes k ON k.liker_id = t.user_id WHERE t.tag = 't1'$$,
+    $$tags t RIGHT JOIN likes k ON k.liker_id = t.user_id AND t.tag = 't1' WHERE k.post_id < 50$$,
+    $$tags t JOIN likes k ON k.liker_id = t.user_id AND k.user_id > t.user_id JOIN posts p ON p.user_id = k.user_id AND p.likes = k.post_id$$,
+    $$tags t JOIN tags t2 USING (tag) JOIN likes k ON k.liker_id = t.user_id AND k.user_id = t2.user_id WHERE t.user_id < 9$$,
+    $$tags t JOIN regions r ON r.title = 'Region 2' JOIN likes k ON k.liker_id = t.user_id WHERE t.user_id < 9$$,
+    $$guarded t JOIN likes k ON k.liker_id = t.user_id$$,
+    $$(SELECT user_id, random() < 2 AS r FROM tags) t JOIN likes k ON k.liker_id = t.user_id WHERE r$$,
+    $$(SELECT user_id, max(mood) FROM tags GROUP BY 1) t JOIN likes k ON k.liker_id = t.user_id WHERE t.user_id < 9$$,
+    $$(VALUES (3, 'x'), (4, NULL), (4, 'y')) v (id, name) JOIN likes k ON k.liker_id = v.id$$,
+    $$generate_series(3::bigint, 5) g JOIN likes k ON k.liker_id = g$$,
+    $$tags t JOIN likes k ON k.liker_id = t.user_id WHERE t.user_id < 9 AND EXISTS (SELECT FROM posts p WHERE p.likes = t.user_id)$$,
+    $$tags t, likes k WHERE k.liker_id = t.user_id AND k.post_id < (SELECT max(age) FROM users) AND t.user_id < 9$$,
+    $$tags t JOIN users u ON u.id = t.user_id LEFT JOIN posts p ON p.likes = t.user_id AND p.ok WHERE t.user_id < 9$$
+]) f, LATERAL (SELECT 'SELECT * FROM ' || f AS q UNION ALL SELECT 'SELECT count(*), min(k.post_id) FROM ' || f WHERE f ~ 'likes k' AND f ~ 'tags') s;
+SELECT compare('SELECT t.mood, t.list, count(*), sum(k.post_id) FROM tags t JOIN likes k ON k.liker_id = t.user_id WHERE t.user_id < 9 GROUP BY 1, 2');
+SELECT compare('SELECT t.mood FROM tags t JOIN likes k ON k.liker_id = t.user_id AND (t.mood = ''happy'') = (k.post_id < 300) WHERE t.user_id < 9');
+SELECT compare('SELECT u.id, (SELECT count(*) FROM tags t JOIN likes k ON k.liker_id = t.user_id WHERE t.user_id = u.age) FROM users u WHERE u.id < 9');
+SELECT compare('SELECT * FROM tags t JOIN likes k ON k.liker_id = t.user_id WHERE t.tag = ''t1'' ORDER BY k.liker_id, k.user_id, k.post_id LIMIT 5');
+SELECT public.sides_of('SELECT t.tag, count(*) FROM tags t JOIN likes k ON k.liker_id = t.user_id WHERE t.tag = ''t1'' GROUP BY 1');
+SELECT public.sides_of('SELECT t.mood, k.post_id FROM tags t JOIN likes k ON k.liker_id = t.user_id WHERE t.tag = ''t1''');
+SELECT public.sides_of('SELECT t.tag, k.post_id FROM tags t LEFT JOIN likes k ON k.liker_id = t.user_id AND k.post_id < 40 WHERE t.tag = ''t1''');
+SELECT public.sides_of('SELECT u.region, k.post_id FROM likes k RIGHT JOIN users u ON k.liker_id = u.id WHERE u.age = 3');
+SELECT public.sides_of('SELECT u.region, k.post_id FROM likes k FULL JOIN users u ON k.liker_id = u.id');
+SELECT public.sides_of('SELECT u.region, k.post_id FROM likes k LEFT JOIN users u ON k.liker_id = u.id AND u.age = 3');
+PREPARE tagged AS SELECT count(*) FROM tags t JOIN likes k ON k.liker_id = t.user_id WHERE t.tag = $1;
+SET plan_cache_mode = force_generic_plan;
+EXECUTE tagged('t1');
+EXECUTE tagged('t2');
+EXECUTE tagged(NULL);
+RESET plan_cache_mode;
+DROP VIEW plain.guarded, guarded;
+ALTER TABLE plain.tags DROP mood, DROP list;
+ALTER TABLE tags DROP mood, DROP list;
+DROP TYPE public.mood;
 -- by range: core prunes the ranges by conditions on the key; without one, all are asked at once
 CREATE TABLE visits (day date, kind text);
 SELECT dbscale.distribute_table('visits', 'day', strategy => 'range', step => '1 month', bounds => '{"from": "2026-01-01", "to": "2026-05-01"}');

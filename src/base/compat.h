@@ -256,10 +256,14 @@ dbscale_rte_forget_relation(RangeTblEntry *rte)
 /* 16: a column knows which outer joins may have made it NULL. */
 #if PG_VERSION_NUM >= 160000
 #define dbscale_var_clear_nullingrels(var) ((var)->varnullingrels = NULL)
+#define dbscale_var_keep_joins(var, joins) ((var)->varnullingrels = bms_intersect((var)->varnullingrels, joins))
+#define dbscale_var_leave_joins(var, joins) ((var)->varnullingrels = bms_difference((var)->varnullingrels, joins))
 #define dbscale_query_set_perminfos(query, list) ((query)->rteperminfos = (list))
 #define dbscale_query_copy_perminfos(to, from) ((to)->rteperminfos = copyObject((from)->rteperminfos))
 #else
 #define dbscale_var_clear_nullingrels(var) ((void) 0)
+#define dbscale_var_keep_joins(var, joins) ((void) 0)
+#define dbscale_var_leave_joins(var, joins) ((void) 0)
 #define dbscale_query_set_perminfos(query, list) ((void) 0)
 #define dbscale_query_copy_perminfos(to, from) ((void) 0)
 #endif

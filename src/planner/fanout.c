@@ -510,7 +510,7 @@ rewrite_level(Query *query, const char **reason)
 	{
 		/* its tables may be fetched by statements of their own */
 		if (!is_correlated(query))
-			(void) dbscale_fanout_separate(query, 1);
+			(void) dbscale_fanout_separate(query, true);
 		return false;
 	}
 	if (try_level(query, copyObject(query), NIL, NULL, push_as_is, reason))
@@ -527,7 +527,7 @@ rewrite_level(Query *query, const char **reason)
 	form = dbscale_fanout_broadcast(query, &subqueries, &small);
 	if (form != NULL && try_level(query, form, subqueries, small, push_as_is, reason))
 		return true;
-	(void) dbscale_fanout_separate(query, 2);
+	(void) dbscale_fanout_separate(query, false);
 	return false;
 }
 

@@ -29,7 +29,7 @@ typedef struct FanoutLevel
 	const char *strategy;
 	const char *reason;			/* why no more was pushed down */
 	List	   *subqueries;		/* of SubLink: see fanout_subquery.c */
-	CommonTableExpr *small;		/* a side that goes to the shards: see fanout_join.c; or NULL */
+	CommonTableExpr *small;		/* a side that goes to the shards: see fanout_broadcast.c; or NULL */
 	Colocation	colocation;
 	Shipment	shipment;
 } FanoutLevel;
@@ -98,10 +98,10 @@ extern Query *dbscale_fanout_gather(const Query *shipped, int first_param, char 
 /* Put WITH that is read once in its place, at all levels; changes the query. */
 extern bool dbscale_fanout_inline_with(Node *query, void *context);
 /*
- * Put the tables that can't be joined on the shards into subqueries of their own, if the
- * level joins at least so many items.
+ * Put the tables that can't be joined on the shards into subqueries of their own; a table
+ * that is joined with nothing only on demand.
  */
-extern bool dbscale_fanout_separate(Query *query, int least);
+extern bool dbscale_fanout_separate(Query *query, bool also_alone);
 /* Does it need anything of the queries around it: a column, an aggregate, a CTE? */
 extern bool dbscale_fanout_needs_outside(Node *query);
 /* The same of an expression of the level. */

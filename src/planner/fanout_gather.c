@@ -2,7 +2,7 @@
  * fanout_gather.c
  *		A node's statement that joins the rows of its shards with a small side.
  *
- * Where a small side goes to the shards (fanout_join.c), the other side is gathered on
+ * Where a small side goes to the shards (fanout_broadcast.c), the other side is gathered on
  * the node, and joined there once rather than in each shard's branch:
  *
  *		WITH "dbscale big side" (c1) AS NOT MATERIALIZED
