@@ -423,6 +423,35 @@ INSERT INTO statement (sql) VALUES
 ($q$WITH gone AS (DELETE FROM keyless WHERE n > 90 RETURNING *) SELECT count(*), min(n) FROM gone$q$),
 ($q$WITH gone AS (DELETE FROM posts WHERE user_id = 9 RETURNING *) INSERT INTO notes SELECT 10000 + id, user_id, title FROM gone RETURNING id$q$),
 ($q$DELETE FROM regions WHERE region = 'africa'$q$);
+-- joined with a local table, or with what is elsewhere: only the rows that can match are fetched
+INSERT INTO statement (sql) VALUES
+($q$UPDATE users u SET score = n.id FROM notes n WHERE n.user_id = u.id AND n.id < 20 AND NOT EXISTS (SELECT FROM notes m WHERE m.user_id = n.user_id AND m.id < n.id) RETURNING u.id, u.score, n.body$q$),
+($q$UPDATE users SET active = true WHERE id IN (SELECT user_id FROM notes WHERE id < 12) RETURNING id$q$),
+($q$UPDATE users SET active = false WHERE id IN (SELECT liker FROM likes WHERE weight < 30) AND score < 50 RETURNING id$q$),
+($q$UPDATE users SET region = 'us' WHERE id NOT IN (SELECT user_id FROM notes WHERE user_id IS NOT NULL) AND id < 50 RETURNING id$q$),
+($q$UPDATE likes l SET weight = u.score FROM users u WHERE u.id = l.liker AND u.region = 'eu' RETURNING l.*$q$),
+($q$UPDATE users SET score = (SELECT count(*) FROM likes WHERE liker = 3) WHERE id IN (SELECT NULL::bigint UNION ALL SELECT 7)$q$),
+($q$UPDATE posts p SET title = n.body FROM (notes n JOIN regions r ON r.rank = n.id % 4) WHERE p.id = n.user_id AND n.id < 9 AND r.region = 'eu' RETURNING p.user_id, p.id$q$),
+($q$UPDATE customers c SET name = n.body FROM notes n WHERE c.id = n.id AND n.user_id < 30 RETURNING c.region, c.id, c.name$q$),
+($q$WITH n AS (SELECT * FROM notes WHERE id < 7) UPDATE users u SET name = u.name || '!' FROM n WHERE n.user_id = u.id AND n.id = 3 RETURNING u.name$q$),
+($q$/*fails*/ UPDATE users u SET score = 1 / (n.id - n.id) FROM notes n WHERE n.user_id = u.id AND n.id < 20$q$),
+($q$DELETE FROM likes l USING notes n WHERE n.user_id = l.liker AND n.id < 5 RETURNING l.*$q$),
+($q$DELETE FROM likes l USING users u WHERE u.id = l.liker AND u.name LIKE 'user1%' AND l.weight > 60 RETURNING l.*, u.name$q$),
+($q$DELETE FROM posts WHERE (user_id, id) IN (SELECT user_id, id FROM notes WHERE id < 30)$q$),
+($q$DELETE FROM events e WHERE EXISTS (SELECT FROM notes n WHERE n.user_id = e.user_id AND n.id < 4) RETURNING e.id$q$),
+($q$SELECT u.id FROM users u WHERE EXISTS (SELECT FROM likes l WHERE l.liker = u.id AND l.weight > 5)$q$),
+($q$SELECT u.id FROM users u WHERE NOT EXISTS (SELECT FROM likes l WHERE l.liker = u.id AND l.weight > 5)$q$),
+($q$SELECT u.id FROM users u WHERE NOT EXISTS (SELECT FROM likes l WHERE l.liker = u.id AND l.weight > u.score) AND u.active$q$),
+($q$SELECT n.id FROM notes n WHERE EXISTS (SELECT FROM users u WHERE u.id = n.user_id AND u.boss IS NULL)$q$),
+($q$SELECT n.id FROM notes n WHERE NOT EXISTS (SELECT FROM users u JOIN likes l ON l.liker = u.id WHERE u.id = n.user_id AND l.weight > 3)$q$),
+($q$SELECT u.id FROM users u WHERE u.score > 20 AND EXISTS (SELECT DISTINCT l.weight FROM likes l WHERE u.boss = l.liker ORDER BY 1)$q$),
+($q$SELECT u.id FROM users u WHERE u.id < 30 OR EXISTS (SELECT FROM likes l WHERE l.liker = u.id AND l.weight > 70)$q$),
+($q$SELECT u.id FROM users u LEFT JOIN notes n ON n.user_id = u.boss WHERE EXISTS (SELECT FROM likes l WHERE l.liker = n.user_id)$q$),
+($q$SELECT u.id FROM users u WHERE EXISTS (SELECT FROM likes l WHERE l.liker = u.id AND l.user_id IN (SELECT p.user_id FROM posts p WHERE p.likes = u.id))$q$),
+($q$SELECT u.id, l.post_id FROM users u LEFT JOIN likes l ON l.liker = u.id WHERE l.weight > 90$q$),
+($q$SELECT u.id, l.post_id FROM users u LEFT JOIN likes l ON l.liker = u.id WHERE l.weight > 90 OR l.weight IS NULL$q$),
+($q$SELECT u.id, l.post_id, n.id FROM users u LEFT JOIN likes l ON l.liker = u.id LEFT JOIN notes n ON n.id = l.post_id WHERE coalesce(n.id, 3) = 3 AND l.weight > 50$q$),
+($q$SELECT u.id, l.post_id, n.id FROM notes n RIGHT JOIN (likes l LEFT JOIN users u ON l.liker = u.id AND u.region = 'eu') ON n.id = l.post_id WHERE u.score > 1$q$);
 -- merge
 INSERT INTO statement (sql) VALUES
 ($q$MERGE INTO notes n USING users u ON u.id = n.user_id WHEN MATCHED AND u.active THEN UPDATE SET body = u.name WHEN MATCHED THEN DELETE$q$),

@@ -517,17 +517,22 @@ rewrite_level(Query *query, const char **reason)
 		return true;
 	if (query->hasSubLinks)
 	{
+		dbscale_fanout_exists_as_in(query);
 		marked = dbscale_fanout_mark_subqueries(query, &subqueries);
 		if (subqueries != NIL && try_level(query, marked, subqueries, NULL, push_as_is, reason))
 			return true;
 		subqueries = NIL;
 	}
 	if (try_level(query, copyObject(query), NIL, NULL, push_from, reason))
+	{
+		dbscale_fanout_separate_exists(query);
 		return true;
+	}
 	form = dbscale_fanout_broadcast(query, &subqueries, &small);
 	if (form != NULL && try_level(query, form, subqueries, small, push_as_is, reason))
 		return true;
 	(void) dbscale_fanout_separate(query, false);
+	dbscale_fanout_separate_exists(query);
 	return false;
 }
 
@@ -557,6 +562,8 @@ dbscale_fanout_rewrite(Query *query, List **reasons)
 {
 	Query	   *copy;
 
+	if (query->commandType == CMD_UPDATE || query->commandType == CMD_DELETE)
+		return dbscale_fanout_narrow(query, reasons);
 	if ((query->commandType != CMD_SELECT && query->commandType != CMD_INSERT) || has_modifying_cte(query))
 		return query;
 	copy = DBSCALE_HAS_GROUP_ENTRIES ? dbscale_ship_normalize(query) : copyObject(query);

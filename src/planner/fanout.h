@@ -102,6 +102,14 @@ extern bool dbscale_fanout_inline_with(Node *query, void *context);
  * that is joined with nothing only on demand.
  */
 extern bool dbscale_fanout_separate(Query *query, bool also_alone);
+/* Make EXISTS in WHERE, where it can be said so, value IN (SELECT …). */
+extern void dbscale_fanout_exists_as_in(Query *query);
+/* Put the tables of EXISTS and NOT EXISTS in WHERE into subqueries of their own. */
+extern void dbscale_fanout_separate_exists(Query *query);
+/* value IN (SELECT …), which depends on no row, as value = ANY (ARRAY(SELECT …)); NULL if it can't be. */
+extern Node *dbscale_fanout_any_of_array(SubLink *link);
+/* UPDATE and DELETE that core plans, with conditions by which shards send, and lock, fewer rows. */
+extern Query *dbscale_fanout_narrow(Query *query, List **reasons);
 /* Does it need anything of the queries around it: a column, an aggregate, a CTE? */
 extern bool dbscale_fanout_needs_outside(Node *query);
 /* The same of an expression of the level. */

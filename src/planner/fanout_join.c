@@ -16,7 +16,9 @@
  *
  * 1. A condition goes into a part where core's planner might push it down to the part's
  *    tables: through inner joins to both sides, from above an outer join to the side that
- *    keeps all its rows, from its ON to the other side; nowhere through a FULL JOIN.
+ *    keeps all its rows, from its ON to the other side; nowhere through a FULL JOIN.  A
+ *    condition from above that no row of NULLs meets goes to the other side as well, and
+ *    stays: the outer join is an inner one then.
  *
  * The last condition in the example, a *filter*, is added where one side is expected to be
  * small: rows of the other that match none of it are not fetched.
@@ -37,9 +39,9 @@
 
 #include "nodes/makefuncs.h"
 #include "nodes/nodeFuncs.h"
+#include "optimizer/clauses.h"
 #include "optimizer/optimizer.h"
 #include "parser/parsetree.h"
-#include "utils/lsyscache.h"
 
 typedef struct Separation
 {
@@ -47,42 +49,18 @@ typedef struct Separation
 	List	   *parts;
 	List	   *locals;			/* parts that stay where they are */
 	List	   *pushed;			/* conditions that are in parts */
+	Bitmapset  *needed;			/* positions whose rows of NULLs WHERE drops */
 } Separation;
 
 /* ---- filters ---- */
-
-/* What stands for the part's column in its own query. */
-static Expr *
-part_expression(Part *part, Var *var)
-{
-	if (part->local)
-	{
-		var = copyObject(var);
-		dbscale_var_keep_joins(var, part->members);
-		return (Expr *) var;
-	}
-	return copyObject(((TargetEntry *) list_nth(part->query->targetList, var->varattno - 1))->expr);
-}
 
 /* The big part's rows are to match some row of the small one. */
 static void
 add_filter(Part *big, Var *big_column, Part *small, Var *small_column, const OpExpr *op)
 {
-	Query	   *values = copyObject(small->query);
-	SubLink    *array = makeNode(SubLink);
-	ScalarArrayOpExpr *any = makeNode(ScalarArrayOpExpr);
+	Node	   *filter = parts_filter(op, parts_expression(big, big_column), small, parts_expression(small, small_column));
 
-	values->targetList = list_make1(makeTargetEntry(part_expression(small, small_column), 1, "c1", false));
-	array->subLinkType = ARRAY_SUBLINK;
-	array->subselect = (Node *) values;
-	array->location = -1;
-	any->opno = op->opno;
-	any->opfuncid = get_opcode(op->opno);
-	any->useOr = true;
-	any->inputcollid = op->inputcollid;
-	any->args = list_make2(part_expression(big, big_column), array);
-	any->location = -1;
-	big->query->jointree->quals = make_and_qual(big->query->jointree->quals, (Node *) any);
+	big->query->jointree->quals = make_and_qual(big->query->jointree->quals, filter);
 	big->query->hasSubLinks = true;
 	big->rows = Min(big->rows, small->rows * 10);
 }
@@ -111,15 +89,13 @@ consider_filter(Separation *separation, OpExpr *op, Bitmapset *droppable)
 	Part	   *a;
 	Part	   *b;
 
-	if (!IsA(op, OpExpr) || list_length(op->args) != 2)
+	if (!parts_can_filter(op))
 		return;
 	left = linitial(op->args);
 	right = lsecond(op->args);
 	a = part_of_column(separation, left);
 	b = part_of_column(separation, right);
-	if (a == NULL || b == NULL || a == b || left->vartype != right->vartype || !op_hashjoinable(op->opno, left->vartype) ||
-		!op_strict(op->opno) || get_commutator(op->opno) != op->opno || !dbscale_ship_is_builtin(op->opno) ||
-		!OidIsValid(get_array_type(left->vartype)))
+	if (a == NULL || b == NULL || a == b)
 		return;
 	if (!b->local && bms_is_member(right->varno, droppable) && parts_is_small_beside(a, b))
 		add_filter(b, right, a, left, op);
@@ -134,6 +110,15 @@ consider_filters(Separation *separation, Node *quals, Bitmapset *droppable)
 
 	foreach(lc, make_ands_implicit((Expr *) quals))
 		consider_filter(separation, lfirst(lc), droppable);
+}
+
+/* Where WHERE drops the rows that this side was missing for, the outer join is an inner one. */
+static Bitmapset *
+droppable_of(Separation *separation, Node *join, Node *side)
+{
+	Bitmapset  *members = parts_members_of(side);
+
+	return bms_overlap(members, separation->needed) ? parts_members_of(join) : members;
 }
 
 static void
@@ -151,10 +136,10 @@ consider_joins(Separation *separation, Node *node)
 			consider_filters(separation, join->quals, parts_members_of(node));
 			break;
 		case JOIN_LEFT:
-			consider_filters(separation, join->quals, parts_members_of(join->rarg));
+			consider_filters(separation, join->quals, droppable_of(separation, node, join->rarg));
 			break;
 		case JOIN_RIGHT:
-			consider_filters(separation, join->quals, parts_members_of(join->larg));
+			consider_filters(separation, join->quals, droppable_of(separation, node, join->larg));
 			break;
 		default:
 			break;
@@ -186,6 +171,23 @@ forget_columns(RangeTblEntry *rte)
 	rte->eref->colnames = NIL;
 }
 
+/*
+ * Conditions for the side of an outer join whose rows may be missing: those of ON, and
+ * such from above that no row of NULLs meets, which stay above as well.
+ */
+static List *
+conditions_of_missing(List *own, List *above, Node *side)
+{
+	Bitmapset  *members = parts_members_of(side);
+	List	   *result = list_copy(own);
+	ListCell   *lc;
+
+	foreach(lc, above)
+		if (bms_overlap(find_nonnullable_rels(lfirst(lc)), members))
+			result = lappend(result, parts_keep_joins(lfirst(lc), members));
+	return result;
+}
+
 /* The unit with parts in it, given the conditions that its rows have to meet. */
 static Node *
 take_apart(Separation *separation, Node *node, List *conditions)
@@ -213,10 +215,10 @@ take_apart(Separation *separation, Node *node, List *conditions)
 			break;
 		case JOIN_LEFT:
 			of_left = conditions;
-			of_right = own;
+			of_right = conditions_of_missing(own, conditions, join->rarg);
 			break;
 		case JOIN_RIGHT:
-			of_left = own;
+			of_left = conditions_of_missing(own, conditions, join->larg);
 			of_right = conditions;
 			break;
 		default:
@@ -308,6 +310,7 @@ dbscale_fanout_separate(Query *query, bool also_alone)
 	copy = parts_use(copy, separation.parts);
 	if (copy == NULL)
 		return false;
+	separation.needed = find_nonnullable_rels(copy->jointree->quals);
 	foreach(lc, copy->jointree->fromlist)
 		consider_joins(&separation, lfirst(lc));
 	place_parts(copy, separation.parts);

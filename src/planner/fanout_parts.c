@@ -15,6 +15,7 @@
 #include "optimizer/planner.h"
 #include "parser/parsetree.h"
 #include "rewrite/rewriteManip.h"
+#include "utils/lsyscache.h"
 
 /* A side is small that has at most so many rows, and at most this part of the other's. */
 #define SMALL_SIDE_ROWS 50000
@@ -63,6 +64,21 @@ parts_add_units(Node *node, List **units, List **conditions)
 	*units = lappend(*units, node);
 }
 
+Node *
+parts_keep_joins(Node *condition, Bitmapset *members)
+{
+	if (condition == NULL)
+		return NULL;
+	if (IsA(condition, Var))
+	{
+		Var		   *var = copyObject((Var *) condition);
+
+		dbscale_var_keep_joins(var, members);
+		return (Node *) var;
+	}
+	return expression_tree_mutator(condition, parts_keep_joins, members);
+}
+
 /* The part as a query of its own, with the positions of the level's range table. */
 static Query *
 query_of(Query *level, List *units, Bitmapset *members, List *conditions)
@@ -83,7 +99,7 @@ query_of(Query *level, List *units, Bitmapset *members, List *conditions)
 			dbscale_blank_entry(rte);
 	}
 	query->jointree = makeFromExpr(copyObject(units), conditions == NIL ? NULL :
-								   copyObject((Node *) make_ands_explicit(conditions)));
+								   parts_keep_joins((Node *) make_ands_explicit(conditions), members));
 	query->hasSubLinks = checkExprHasSubLink((Node *) query->jointree);
 	return query;
 }
@@ -393,4 +409,47 @@ parts_is_small_beside(Part *small, Part *big)
 	if (big->rows < 0)
 		big->rows = expected_rows(big);
 	return small->rows <= SMALL_SIDE_ROWS && small->rows <= SMALL_SIDE_PART * big->rows;
+}
+
+/* ---- filters ---- */
+
+bool
+parts_can_filter(const OpExpr *op)
+{
+	Oid			type;
+
+	if (!IsA(op, OpExpr) || list_length(op->args) != 2)
+		return false;
+	type = exprType(linitial(op->args));
+	return type == exprType(lsecond(op->args)) && op_hashjoinable(op->opno, type) && op_strict(op->opno) &&
+		get_commutator(op->opno) == op->opno && dbscale_ship_is_builtin(op->opno) && OidIsValid(get_array_type(type));
+}
+
+/* What stands for the part's column in its own query. */
+Expr *
+parts_expression(Part *part, Var *var)
+{
+	if (part->local)
+		return (Expr *) parts_keep_joins((Node *) var, part->members);
+	return copyObject(((TargetEntry *) list_nth(part->query->targetList, var->varattno - 1))->expr);
+}
+
+Node *
+parts_filter(const OpExpr *op, Expr *column, Part *small, Expr *value)
+{
+	Query	   *values = copyObject(small->query);
+	SubLink    *array = makeNode(SubLink);
+	ScalarArrayOpExpr *any = makeNode(ScalarArrayOpExpr);
+
+	values->targetList = list_make1(makeTargetEntry(value, 1, "c1", false));
+	array->subLinkType = ARRAY_SUBLINK;
+	array->subselect = (Node *) values;
+	array->location = -1;
+	any->opno = op->opno;
+	any->opfuncid = get_opcode(op->opno);
+	any->useOr = true;
+	any->inputcollid = op->inputcollid;
+	any->args = list_make2(column, array);
+	any->location = -1;
+	return (Node *) any;
 }

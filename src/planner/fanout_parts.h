@@ -39,6 +39,14 @@ extern bool parts_are_connected(List *conditions, Bitmapset *a, Bitmapset *b);
 extern Query *parts_use(Query *query, List *parts);
 /* Is the first small enough to be sent to where the second is? */
 extern bool parts_is_small_beside(Part *small, Part *big);
+/* A copy of a condition of theirs that no join of others is between. */
+extern Node *parts_keep_joins(Node *condition, Bitmapset *members);
+/* Does the condition compare values that can be sent as an array? */
+extern bool parts_can_filter(const OpExpr *op);
+/* What stands for the part's column in its own query. */
+extern Expr *parts_expression(Part *part, Var *var);
+/* column = ANY (ARRAY(SELECT value FROM small)): see fanout_join.c. */
+extern Node *parts_filter(const OpExpr *op, Expr *column, Part *small, Expr *value);
 /* Can the level be taken apart at all? */
 extern bool parts_can_be_made(Query *query);
 /* Joins that are in parts, or taken apart, list columns that nobody asks for here. */

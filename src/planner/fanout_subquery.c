@@ -124,6 +124,7 @@ has_one_row(Query *query)
 }
 
 static Node *mark_subqueries(Node *node, MarkContext *context);
+static Node *unmark(Node *node, List *replacements);
 
 /* Later operands may not be asked for; AND at the top of WHERE has no order. */
 static Node *
@@ -185,6 +186,17 @@ dbscale_fanout_mark_subqueries(Query *query, List **subqueries)
 	copy->havingQual = mark_subqueries(copy->havingQual, &context);
 	*subqueries = context.subqueries;
 	return copy;
+}
+
+Node *
+dbscale_fanout_any_of_array(SubLink *link)
+{
+	MarkContext context = {0};
+	Node	   *any = NULL;
+
+	if (IsA(link, SubLink) && link->subLinkType == ANY_SUBLINK && is_independent(link) && !((Query *) link->subselect)->hasForUpdate)
+		any = any_of_array(&context, link);
+	return any == NULL ? NULL : unmark(any, context.subqueries);
 }
 
 static Node *
