@@ -194,7 +194,7 @@ dbscale_fanout_any_of_array(SubLink *link)
 	MarkContext context = {0};
 	Node	   *any = NULL;
 
-	if (IsA(link, SubLink) && link->subLinkType == ANY_SUBLINK && is_independent(link) && !((Query *) link->subselect)->hasForUpdate)
+	if (IsA(link, SubLink) && link->subLinkType == ANY_SUBLINK && is_independent(link))
 		any = any_of_array(&context, link);
 	return any == NULL ? NULL : unmark(any, context.subqueries);
 }
