@@ -337,6 +337,50 @@ WITH one AS (DELETE FROM made WHERE (tableoid, ctid) = (SELECT tableoid, ctid FR
 	RETURNING *, ctid IS NULL AS lost) SELECT * FROM one;
 SELECT k, ctid IS NULL AS lost FROM made ORDER BY k;
 
+-- what is computed here keeps its collation there, by which it is compared and made upper case
+CREATE TABLE words (k int, id int, t text, c text COLLATE "C", PRIMARY KEY (k, id));
+INSERT INTO words SELECT i % 3, i, w, w FROM unnest('{é,Öl,a,B,ß}'::text[]) WITH ORDINALITY x (w, i);
+CREATE TABLE plain_words AS TABLE words;
+ALTER TABLE plain_words ADD PRIMARY KEY (k, id);
+SELECT dbscale.distribute_table('words', 'k', shard_count => 4);
+CREATE FUNCTION same_words(statement text) RETURNS boolean LANGUAGE plpgsql AS $$
+DECLARE answer text; answers text[]; t text;
+BEGIN
+	FOREACH t IN ARRAY '{words,plain_words}'::text[] LOOP
+		EXECUTE format('CREATE TEMP TABLE answer AS ' || statement, t);
+		SELECT string_agg(a::text, ' ' ORDER BY a::text COLLATE "C") INTO STRICT answer FROM answer a;
+		answers := answers || answer;
+		DROP TABLE answer;
+	END LOOP;
+	RETURN answers[1] = answers[2];
+END $$;
+CREATE FUNCTION same_writes(statement text) RETURNS boolean LANGUAGE plpgsql AS $$
+BEGIN
+	EXECUTE format(statement, 'words');
+	EXECUTE format(statement, 'plain_words');
+	RETURN same_words('SELECT * FROM %1$I');
+END $$;
+SELECT statement, same_words(statement) FROM (VALUES
+	(1, 'SELECT upper(t || current_user::text) AS u FROM %1$I'),
+	(2, 'SELECT upper(t || current_user::text) AS u FROM %1$I WHERE k = 1'),
+	(3, 'SELECT upper(coalesce(t || ''é'', current_user::text)) AS u, count(*) FROM %1$I GROUP BY 1'),
+	(4, 'SELECT id FROM %1$I WHERE upper(t || current_user::text) = ''é'' || upper(current_user::text)'),
+	(5, 'SELECT id FROM %1$I WHERE upper(t || (SELECT max(c) FROM %1$I)) < ''Ö'''),
+	(6, 'SELECT id FROM %1$I WHERE upper(t || current_user::text) COLLATE "POSIX" < current_user::text'),
+	(7, 'SELECT x.id, upper(x.t || y.c) AS u FROM %1$I x JOIN (SELECT id, c FROM %1$I WHERE k = 1) y ON x.id = y.id + 1'),
+	(8, 'SELECT id FROM %1$I WHERE k = 1 AND (upper(t || current_user::text), id) > (''Ö'', 1)')
+) s (n, statement) ORDER BY n;
+SELECT statement, same_writes(statement) FROM (VALUES
+	(1, 'UPDATE %1$I SET t = upper(t || current_user::text) WHERE k = 1'),
+	(2, 'UPDATE %1$I SET t = upper(t || current_user::text) WHERE id < 4'),
+	(3, 'INSERT INTO %1$I VALUES (1, 1, current_user::text, ''x''), (2, 2, ''é'', current_user)
+		ON CONFLICT (k, id) DO UPDATE SET t = upper(excluded.t || ''é'' || current_user::text)'),
+	(4, 'MERGE INTO %1$I w USING (SELECT 1 AS k, n AS id, (''é'' || n) COLLATE "C" AS c FROM generate_series(1, 9) n) s
+		ON s.k = w.k AND s.id = w.id WHEN MATCHED THEN UPDATE SET t = upper(w.t || s.c)')
+) s (n, statement) ORDER BY n;
+EXPLAIN (VERBOSE, COSTS OFF) SELECT id FROM words WHERE k = 1 AND upper(t || current_user::text) = 'x' AND c < current_user::text;
+DROP TABLE words;
+
 SET client_min_messages = warning;
 DROP SCHEMA audit CASCADE;
 DROP ROLE audit_eve;

@@ -50,6 +50,66 @@ cast_through_text(Node *expr, Oid type)
 	return (Node *) cast;
 }
 
+/*
+ * On a node a parameter has the collation of its type.  Where the expression has another,
+ * by which it may be compared, the parameter is given that: (SELECT $n COLLATE "C").  The
+ * subquery is there because a bare COLLATE would outweigh what else is in the comparison.
+ */
+Node *
+dbscale_ship_collated(Param *param)
+{
+	CollateExpr *collate;
+	Query	   *query;
+	SubLink    *link;
+
+	if (!OidIsValid(param->paramcollid) || param->paramcollid == get_typcollation(param->paramtype))
+		return (Node *) param;
+	collate = makeNode(CollateExpr);
+	collate->arg = (Expr *) param;
+	collate->collOid = param->paramcollid;
+	collate->location = -1;
+	query = makeNode(Query);
+	query->commandType = CMD_SELECT;
+	query->canSetTag = true;
+	query->jointree = makeFromExpr(NIL, NULL);
+	query->targetList = list_make1(makeTargetEntry((Expr *) collate, 1, pstrdup("collated"), false));
+	link = makeNode(SubLink);
+	link->subLinkType = EXPR_SUBLINK;
+	link->subselect = (Node *) query;
+	link->location = -1;
+	return (Node *) link;
+}
+
+/* The parameter that has been given a collation; else the node itself. */
+Node *
+dbscale_ship_without_collation(Node *node)
+{
+	Query	   *query = IsA(node, SubLink) ? (Query *) ((SubLink *) node)->subselect : NULL;
+	CollateExpr *collate;
+
+	if (query == NULL || query->jointree->fromlist != NIL || list_length(query->targetList) != 1)
+		return node;
+	collate = (CollateExpr *) ((TargetEntry *) linitial(query->targetList))->expr;
+	return IsA(collate, CollateExpr) && IsA(collate->arg, Param) ? (Node *) collate->arg : node;
+}
+
+/* Beside a column that has the comparison's collation a parameter needs none, so that it may be the key. */
+static Node *
+extract_operator(OpExpr *op, Shipment *shipment)
+{
+	OpExpr	   *result = (OpExpr *) expression_tree_mutator((Node *) op, dbscale_ship_extract, shipment);
+
+	for (int i = 0; i < 2 && list_length(result->args) == 2; i++)
+	{
+		Var		   *column = list_nth(result->args, 1 - i);
+		ListCell   *other = list_nth_cell(result->args, i);
+
+		if (IsA(column, Var) && column->varcollid == op->inputcollid)
+			lfirst(other) = dbscale_ship_without_collation(lfirst(other));
+	}
+	return (Node *) result;
+}
+
 /* Take an expression out: $n instead, and n is its place in the list. */
 static Node *
 make_remote_param(Shipment *shipment, Node *expr)
@@ -76,7 +136,7 @@ make_remote_param(Shipment *shipment, Node *expr)
 	param->paramtypmod = exprTypmod(expr);
 	param->paramcollid = exprCollation(expr);
 	param->location = -1;
-	return (Node *) param;
+	return dbscale_ship_collated(param);
 }
 
 static bool
@@ -392,6 +452,8 @@ extract_below(Node *node, Shipment *shipment)
 			return extract_from((FromExpr *) node, shipment);
 		case T_JoinExpr:
 			return extract_join((JoinExpr *) node, shipment);
+		case T_OpExpr:
+			return extract_operator((OpExpr *) node, shipment);
 		case T_CaseExpr:
 			return extract_case((CaseExpr *) node, shipment);
 		case T_CoalesceExpr:
@@ -536,7 +598,7 @@ dbscale_ship_extract_written(Query *query, Shipment *shipment)
 	{
 		TargetEntry *tle = lfirst(lc);
 
-		tle->expr = (Expr *) fold_written(tle);
+		tle->expr = (Expr *) dbscale_ship_without_collation(fold_written(tle));
 		if (is_variable_literal((Node *) tle->expr))
 			tle->expr = (Expr *) make_remote_param(shipment, (Node *) tle->expr);
 	}

@@ -81,14 +81,15 @@ expression_of(Part *part)
 	return small;
 }
 
-/* An array of arrays would come apart further than it was put together. */
+/* An array of arrays would come apart further than it was put together, and has its type's collation. */
 static bool
 can_be_arrays(CommonTableExpr *small)
 {
 	ListCell   *lc;
 
 	foreach(lc, small->ctecoltypes)
-		if (!OidIsValid(get_array_type(lfirst_oid(lc))) || OidIsValid(get_element_type(lfirst_oid(lc))))
+		if (!OidIsValid(get_array_type(lfirst_oid(lc))) || OidIsValid(get_element_type(lfirst_oid(lc))) ||
+			list_nth_oid(small->ctecolcollations, foreach_current_index(lc)) != get_typcollation(lfirst_oid(lc)))
 			return false;
 	return small->ctecoltypes != NIL;
 }

@@ -239,7 +239,7 @@ dbscale_fanout_marks_to_params(Query *query, List *subqueries, int first)
 		param->paramtypmod = exprTypmod(lfirst(lc));
 		param->paramcollid = exprCollation(lfirst(lc));
 		param->location = -1;
-		params = lappend(params, param);
+		params = lappend(params, dbscale_ship_collated(param));
 	}
 	return (Query *) unmark((Node *) query, params);
 }

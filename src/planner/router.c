@@ -183,6 +183,7 @@ dbscale_router_plan(Query *query, int cursor_options, const char **reason)
 		return NULL;
 	}
 	key = insert ? inserted_key(shipped) : (Expr *) dbscale_ship_extract((Node *) key, &context);
+	key = (Expr *) dbscale_ship_without_collation((Node *) key);
 	if (!dbscale_is_row_free((Node *) key) || contain_mutable_functions((Node *) key))
 		return NULL;
 	dbscale_write_adapt(shipped);

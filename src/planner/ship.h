@@ -43,6 +43,9 @@ extern bool dbscale_ship_check(Node *node, Shipment *shipment);
 extern Node *dbscale_ship_extract(Node *node, Shipment *shipment);
 /* The same of a condition as in WHERE. */
 extern Node *dbscale_ship_extract_condition(Node *node, Shipment *shipment);
+/* A parameter of a node's statement with its collation, if that is not its type's. */
+extern Node *dbscale_ship_collated(Param *param);
+extern Node *dbscale_ship_without_collation(Node *node);
 /* Constants that it writes become parameters as well. */
 extern void dbscale_ship_extract_written(Query *query, Shipment *shipment);
 /* Which operand, 0 or 1, is a constant that a column is compared equal with; -1: none. */

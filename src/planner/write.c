@@ -463,14 +463,24 @@ array_param(int number, Oid element)
 	return param;
 }
 
-/* The element in the column's own type. */
+/* The element in the column's own type and collation. */
 static Expr *
 typed_element(Var *element, Node *column)
 {
+	CollateExpr *collate;
 	CoerceViaIO *cast;
 
 	if (element->vartype == exprType(column))
-		return (Expr *) element;
+	{
+		/* VALUES of INSERT have none: they are only assigned */
+		if (!OidIsValid(exprCollation(column)) || exprCollation(column) == element->varcollid)
+			return (Expr *) element;
+		collate = makeNode(CollateExpr);
+		collate->arg = (Expr *) element;
+		collate->collOid = exprCollation(column);
+		collate->location = -1;
+		return (Expr *) collate;
+	}
 	cast = makeNode(CoerceViaIO);
 	cast->arg = (Expr *) element;
 	cast->resulttype = exprType(column);
