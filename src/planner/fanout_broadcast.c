@@ -202,7 +202,7 @@ dbscale_fanout_broadcast(Query *query, List **subqueries, CommonTableExpr **smal
 	Part	   *part;
 	ListCell   *lc;
 
-	if (!parts_can_be_made(query) || query->cteList != NIL)
+	if (!parts_can_be_made(query) || parts_look_aside(query) || query->cteList != NIL)
 		return NULL;
 	copy = copyObject(query);
 	conditions = make_ands_implicit((Expr *) copy->jointree->quals);

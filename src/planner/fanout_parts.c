@@ -23,30 +23,51 @@
 
 /* ---- taking FROM apart ---- */
 
-static bool
-names_join(Node *node, Query *query)
+/* Of columns that a level's joins name. */
+typedef struct JoinNames
 {
+	List	   *rtable;
+	int			depth;
+} JoinNames;
+
+static bool
+names_join(Node *node, JoinNames *context)
+{
+	bool		result;
+
 	if (node == NULL)
 		return false;
-	if (IsA(node, Var) && ((Var *) node)->varlevelsup == 0)
-		return rt_fetch(((Var *) node)->varno, query->rtable)->rtekind == RTE_JOIN;
-	return expression_tree_walker(node, names_join, query);
+	if (IsA(node, Var) && ((Var *) node)->varlevelsup == context->depth)
+		return rt_fetch(((Var *) node)->varno, context->rtable)->rtekind == RTE_JOIN;
+	if (!IsA(node, Query))
+		return expression_tree_walker(node, names_join, context);
+	context->depth++;
+	result = query_tree_walker((Query *) node, names_join, context, QTW_IGNORE_JOINALIASES);
+	context->depth--;
+	return result;
 }
 
 /* Columns of a join that are no column of one of its sides are left alone. */
 bool
 parts_can_be_made(Query *query)
 {
+	JoinNames	context = {query->rtable, 0};
+
+	return query->commandType == CMD_SELECT && query->setOperations == NULL &&
+		query->rowMarks == NIL && !query->hasForUpdate && !query->hasRowSecurity &&
+		!query->hasModifyingCTE && query->jointree->fromlist != NIL &&
+		!query_tree_walker(query, names_join, &context, QTW_IGNORE_JOINALIASES);
+}
+
+bool
+parts_look_aside(Query *query)
+{
 	ListCell   *lc;
 
 	foreach(lc, query->rtable)
 		if (((RangeTblEntry *) lfirst(lc))->lateral)
-			return false;
-	return query->commandType == CMD_SELECT && query->setOperations == NULL &&
-		query->rowMarks == NIL && !query->hasForUpdate && !query->hasRowSecurity &&
-		!query->hasModifyingCTE && query->jointree->fromlist != NIL &&
-		!names_join((Node *) query->targetList, query) && !names_join((Node *) query->jointree, query) &&
-		!names_join(query->havingQual, query);
+			return true;
+	return false;
 }
 
 void
@@ -79,6 +100,38 @@ parts_keep_joins(Node *condition, Bitmapset *members)
 	return expression_tree_mutator(condition, parts_keep_joins, members);
 }
 
+/* (a JOIN b …) AS j: a column of a may be printed as one of j, unless this is gone. */
+static bool
+forget_names(Node *node, JoinNames *context)
+{
+	Var		   *var = (Var *) node;
+	bool		result;
+
+	if (node == NULL)
+		return false;
+	if (IsA(node, Query))
+	{
+		context->depth++;
+		result = query_tree_walker((Query *) node, forget_names, context, QTW_IGNORE_JOINALIASES);
+		context->depth--;
+		return result;
+	}
+	if (!IsA(node, Var))
+		return expression_tree_walker(node, forget_names, context);
+	if (var->varlevelsup == context->depth && var->varnosyn > 0 &&
+		rt_fetch(var->varnosyn, context->rtable)->rtekind == RTE_RESULT)
+		var->varnosyn = var->varattnosyn = 0;
+	return false;
+}
+
+static void
+forget_names_of_joins(Node *node, List *rtable, int depth)
+{
+	JoinNames	context = {rtable, depth};
+
+	(void) forget_names(node, &context);
+}
+
 /* The part as a query of its own, with the positions of the level's range table. */
 static Query *
 query_of(Query *level, List *units, Bitmapset *members, List *conditions)
@@ -101,6 +154,7 @@ query_of(Query *level, List *units, Bitmapset *members, List *conditions)
 	query->jointree = makeFromExpr(copyObject(units), conditions == NIL ? NULL :
 								   parts_keep_joins((Node *) make_ands_explicit(conditions), members));
 	query->hasSubLinks = checkExprHasSubLink((Node *) query->jointree);
+	forget_names_of_joins((Node *) query->jointree, query->rtable, 0);
 	return query;
 }
 
@@ -129,7 +183,7 @@ parts_is_placeable(Query *level, List *units, Bitmapset *members, List *conditio
 	FanoutLevel trial = {0};
 	Query	   *query = query_of(level, units, members, conditions_of(conditions, members, false));
 
-	return !dbscale_fanout_needs_outside((Node *) query) && dbscale_fanout_place(&trial, query);
+	return !parts_look_aside(query) && !dbscale_fanout_needs_outside((Node *) query) && dbscale_fanout_place(&trial, query);
 }
 
 Bitmapset *
@@ -267,7 +321,7 @@ parts_make_local(Query *level, List *units, List *conditions)
 
 	part->local = true;
 	parts_fill(part, level, conditions);
-	if (dbscale_fanout_needs_outside((Node *) part->query) || names_distributed((Node *) part->query, NULL) ||
+	if (parts_look_aside(part->query) || dbscale_fanout_needs_outside((Node *) part->query) || names_distributed((Node *) part->query, NULL) ||
 		contain_volatile_functions((Node *) part->query))
 		return NULL;
 	return part;
@@ -307,6 +361,7 @@ part_column(Part *part, Var *var)
 	source = copyObject(var);
 	source->varlevelsup = 0;
 	dbscale_var_keep_joins(source, part->members);
+	forget_names_of_joins((Node *) source, part->query->rtable, 0);
 	part->query->targetList = lappend(part->query->targetList,
 									  makeTargetEntry((Expr *) source, list_length(part->attnos),
 													  psprintf("c%d", list_length(part->attnos)), false));
@@ -367,6 +422,7 @@ parts_blank_joins(Query *query, List *kept_units)
 	foreach(lc, query->rtable)
 		if (!bms_is_member(++rti, kept) && ((RangeTblEntry *) lfirst(lc))->rtekind == RTE_JOIN)
 			dbscale_blank_entry(lfirst(lc));
+	forget_names_of_joins((Node *) query, query->rtable, -1);
 }
 
 /* ---- how many rows ---- */
@@ -416,13 +472,16 @@ parts_is_small_beside(Part *small, Part *big)
 bool
 parts_can_filter(const OpExpr *op)
 {
-	Oid			type;
+	Oid			left;
+	Oid			right;
 
 	if (!IsA(op, OpExpr) || list_length(op->args) != 2)
 		return false;
-	type = exprType(linitial(op->args));
-	return type == exprType(lsecond(op->args)) && op_hashjoinable(op->opno, type) && op_strict(op->opno) &&
-		get_commutator(op->opno) == op->opno && dbscale_ship_is_builtin(op->opno) && OidIsValid(get_array_type(type));
+	left = exprType(linitial(op->args));
+	right = exprType(lsecond(op->args));
+	return op_hashjoinable(op->opno, left) && op_strict(op->opno) && dbscale_ship_is_builtin(op->opno) &&
+		OidIsValid(get_commutator(op->opno)) && dbscale_ship_is_builtin(get_commutator(op->opno)) &&
+		OidIsValid(get_array_type(left)) && OidIsValid(get_array_type(right));
 }
 
 /* What stands for the part's column in its own query. */
@@ -445,8 +504,8 @@ parts_filter(const OpExpr *op, Expr *column, Part *small, Expr *value)
 	array->subLinkType = ARRAY_SUBLINK;
 	array->subselect = (Node *) values;
 	array->location = -1;
-	any->opno = op->opno;
-	any->opfuncid = get_opcode(op->opno);
+	any->opno = exprType((Node *) column) == exprType(linitial(op->args)) ? op->opno : get_commutator(op->opno);
+	any->opfuncid = get_opcode(any->opno);
 	any->useOr = true;
 	any->inputcollid = op->inputcollid;
 	any->args = list_make2(column, array);

@@ -47,6 +47,8 @@ extern bool parts_can_filter(const OpExpr *op);
 extern Expr *parts_expression(Part *part, Var *var);
 /* column = ANY (ARRAY(SELECT value FROM small)): see fanout_join.c. */
 extern Node *parts_filter(const OpExpr *op, Expr *column, Part *small, Expr *value);
+/* Has it a LATERAL item? */
+extern bool parts_look_aside(Query *query);
 /* Can the level be taken apart at all? */
 extern bool parts_can_be_made(Query *query);
 /* Joins that are in parts, or taken apart, list columns that nobody asks for here. */
