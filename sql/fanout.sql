@@ -457,6 +457,73 @@ SELECT public.reason_of('EXECUTE all_users') FROM generate_series(1, 2);
 EXECUTE all_users \g /dev/null
 RESET plan_cache_mode;
 
+-- scans of shards and what they send; what stands above differs by version
+CREATE FUNCTION public.scans_of(explain text) RETURNS SETOF text LANGUAGE plpgsql AS $$
+DECLARE
+    line text;
+BEGIN
+    FOR line IN EXECUTE explain LOOP
+        IF line ~ '(Foreign|Custom) Scan|Strategy:|Shards:|Node [a-z_]*:|FROM dbscale_shards|^ *(WHERE|ORDER BY|LIMIT)' THEN
+            RETURN NEXT regexp_replace(trim(line), '\(actual.*', '');
+        END IF;
+    END LOOP;
+END $$;
+
+-- subqueries that are computed for each row: one statement a node, or for the one shard of a key
+SELECT scans_of('EXPLAIN (VERBOSE, COSTS OFF) SELECT tag, (SELECT count(*) FROM posts p WHERE p.likes = t.user_id) FROM tags t');
+SELECT scans_of('EXPLAIN (VERBOSE, COSTS OFF) SELECT t.tag, x.id FROM tags t LEFT JOIN LATERAL (SELECT id FROM posts p WHERE p.user_id = t.user_id ORDER BY id LIMIT 2) x ON true');
+SELECT scans_of('EXPLAIN (VERBOSE, COSTS OFF) SELECT id FROM users WHERE id = (SELECT max(user_id) FROM tags)');
+SELECT scans_of('EXPLAIN (ANALYZE, TIMING OFF, SUMMARY OFF, VERBOSE, COSTS OFF) SELECT count(*) FROM users WHERE id IN (SELECT user_id FROM tags WHERE user_id < 3)');
+SELECT compare(q) FROM unnest(ARRAY[
+    'SELECT tag, (SELECT count(*) FROM posts p WHERE p.likes = t.user_id) FROM tags t',
+    'SELECT tag, (SELECT avg(likes) FROM posts p WHERE p.user_id = t.user_id AND p.title > t.tag), (SELECT max(kind) FROM events e WHERE e.id = t.user_id) FROM tags t',
+    'SELECT id, (SELECT count(*) FROM likes l WHERE l.liker_id = u.id AND l.post_id < u.age) FROM users u',
+    'SELECT id, ARRAY(SELECT l.post_id FROM likes l WHERE l.liker_id = u.id ORDER BY 1 LIMIT 3) FROM users u WHERE id < 30',
+    'SELECT region, (SELECT count(*) FROM events e WHERE e.id = max(u.id)) FROM users u GROUP BY region',
+    'SELECT t.tag, (SELECT sum((SELECT count(*) FROM events e WHERE e.id = p.likes AND e.id < t.user_id)) FROM posts p WHERE p.user_id = t.user_id) FROM tags t',
+    'SELECT t.tag, x.* FROM tags t, LATERAL (SELECT p.user_id, count(*), max(t.tag || p.title) FROM posts p WHERE p.likes = t.user_id GROUP BY p.user_id) x',
+    'SELECT t.tag, x.* FROM tags t LEFT JOIN LATERAL (SELECT DISTINCT p.likes FROM posts p WHERE p.user_id = t.user_id) x ON x.likes > 5',
+    'SELECT u.id, p.id, x.n FROM users u, posts p, LATERAL (SELECT count(*) n FROM events e WHERE e.id = u.age) x WHERE p.likes = u.age AND u.id < 40',
+    'SELECT count(*) FROM users WHERE id = (SELECT max(user_id) FROM tags)',
+    'SELECT count(*) FROM users WHERE id = (SELECT user_id FROM tags WHERE tag = ''none'')',
+    'SELECT count(*) FROM users WHERE id = ANY (ARRAY(SELECT user_id FROM tags))']) q;
+-- joins off the key: also below outer joins and EXISTS each table is read by one statement a node, with its own conditions
+SELECT scans_of('EXPLAIN (VERBOSE, COSTS OFF) SELECT u.id, e.day FROM users u LEFT JOIN events e ON e.id = u.age AND e.kind = ''k1'' WHERE u.region = ''r1''');
+SELECT scans_of('EXPLAIN (VERBOSE, COSTS OFF) SELECT t.tag FROM tags t WHERE NOT EXISTS (SELECT FROM posts p WHERE p.likes = t.user_id AND p.ok)');
+SELECT compare(q) FROM unnest(ARRAY[
+    'SELECT u.id, e.day FROM users u LEFT JOIN events e ON e.id = u.age AND e.kind = ''k1'' WHERE u.region = ''r1''',
+    'SELECT u.id, e.day FROM users u LEFT JOIN events e ON e.id = u.age WHERE e.kind = ''k1''',
+    'SELECT u.id, e.day FROM users u LEFT JOIN events e ON e.id = u.age WHERE e.kind IS NULL OR u.id < 5',
+    'SELECT u.id, e.day FROM users u FULL JOIN events e ON e.id = u.age AND u.id = e.id WHERE e.kind = ''k1''',
+    'SELECT u.id, e.day FROM users u FULL JOIN events e ON e.id = u.age AND u.id = e.id WHERE e.kind = ''k1'' OR u.region = ''r1''',
+    'SELECT t.tag, u.id, p.id FROM tags t LEFT JOIN (users u JOIN posts p ON p.user_id = u.id AND p.likes > 15) ON u.age = t.user_id AND u.region > ''r2'' WHERE t.tag < ''t3''',
+    'SELECT t.tag, u.id, e.day FROM tags t LEFT JOIN (users u LEFT JOIN events e ON e.id = u.age AND e.id < 5) ON u.id = t.user_id AND e.kind = ''k1''',
+    'SELECT t.tag, u.id, p.id FROM (users u LEFT JOIN posts p ON p.user_id = u.id) RIGHT JOIN tags t ON t.user_id = p.likes WHERE u.region = ''r1'' OR p.id IS NULL',
+    'SELECT j.id, j.user_id FROM (users u JOIN tags t ON t.user_id = u.age) AS j WHERE j.region = ''r1''',
+    'SELECT j.b, x.id FROM (users u LEFT JOIN events e ON e.id = u.age) AS j(b) LEFT JOIN events x ON x.id = j.b + 1 AND x.kind = ''k1'' WHERE j.b < 20',
+    'SELECT (SELECT count(*) FROM likes WHERE liker_id = user_id % 7) FROM tags FULL JOIN (SELECT id AS user_id FROM users) u USING (user_id)',
+    'SELECT t.tag FROM tags t WHERE NOT EXISTS (SELECT FROM posts p WHERE p.likes = t.user_id AND p.ok) AND EXISTS (SELECT FROM users u, events e WHERE u.age = t.user_id AND e.id = u.id)',
+    'SELECT t.tag FROM tags t WHERE EXISTS (SELECT FROM posts p WHERE p.likes = t.user_id LIMIT 0)']) q;
+-- a small table of the coordinator is a filter for a big one
+SET client_min_messages = error;
+CREATE TABLE plain.few (id bigint, note text);
+CREATE TABLE sharded.few (id bigint, note text);
+INSERT INTO plain.few SELECT i, 'note ' || i % 3 FROM generate_series(1, 9) i;
+INSERT INTO sharded.few TABLE plain.few;
+ANALYZE sharded.few, users, posts, likes;
+RESET client_min_messages;
+SELECT scans_of('EXPLAIN (VERBOSE, COSTS OFF) SELECT f.note, p.id FROM few f LEFT JOIN posts p ON p.likes = f.id AND p.ok WHERE f.note = ''note 1''');
+SELECT scans_of('EXPLAIN (ANALYZE, TIMING OFF, SUMMARY OFF, VERBOSE, COSTS OFF) SELECT count(*) FROM few f JOIN posts p ON p.user_id = f.id WHERE f.id < 3');
+SELECT compare(q) FROM unnest(ARRAY[
+    'SELECT f.note, p.id FROM few f LEFT JOIN posts p ON p.likes = f.id AND p.ok WHERE f.note = ''note 1''',
+    'SELECT f.note, p.id FROM few f RIGHT JOIN posts p ON p.likes = f.id',
+    'SELECT f.note, p.id FROM few f FULL JOIN posts p ON p.likes = f.id',
+    'SELECT f.note, p.id FROM few f JOIN posts p ON p.likes = f.id AND f.note <> ''note 2''',
+    'SELECT f.note, p.id, l.liker_id FROM few f LEFT JOIN posts p ON p.likes = f.id LEFT JOIN likes l ON l.liker_id = f.id AND l.post_id = p.id',
+    'SELECT f.note, u.id FROM few f LEFT JOIN (posts p LEFT JOIN users u ON u.age = p.likes) ON u.id = f.id',
+    'SELECT f.note, p.id FROM tags t LEFT JOIN few f ON f.id = t.user_id LEFT JOIN posts p ON p.likes = f.id WHERE f.note IS NULL OR f.id = 3',
+    'SELECT count(*) FROM few f JOIN posts p ON p.user_id = f.id WHERE f.id < 3']) q;
+
 -- how many parallel workers a node may use is told with the next statement, and taken back
 SELECT result AS own FROM dbscale.run_on_nodes('SHOW max_parallel_workers_per_gather') LIMIT 1 \gset
 SET dbscale.node_parallel_workers = 0;
@@ -475,7 +542,7 @@ DROP SCHEMA plain CASCADE;
 DROP SCHEMA sharded CASCADE;
 DROP FUNCTION public.count(text);
 DROP OPERATOR public.=== (bigint, bigint);
-DROP FUNCTION public.nothing(bigint, bigint), public.compare(text), public.rows_of(text), public.lines_of(text, text, text), public.nodes_of(text), public.sides_of(text), public.reason_of(text);
+DROP FUNCTION public.nothing(bigint, bigint), public.compare(text), public.rows_of(text), public.lines_of(text, text, text), public.nodes_of(text), public.sides_of(text), public.reason_of(text), public.scans_of(text);
 DROP OWNED BY fanout_reader;
 DROP ROLE fanout_reader;
 SELECT dbscale.remove_node('fanout_a');

@@ -131,6 +131,8 @@ dbscale_fanout_mentions_outside(Node *expr)
 	return needs_outside(expr, &context);
 }
 
+static const char outside[] = "a reference to an outer query or to WITH";
+
 static const char *
 check_level(Query *query)
 {
@@ -145,7 +147,7 @@ check_level(Query *query)
 	if (query->rowMarks != NIL || query->hasForUpdate)
 		return "FOR UPDATE or FOR SHARE";
 	if (dbscale_fanout_needs_outside((Node *) query))
-		return "a reference to an outer query or to WITH";
+		return outside;
 	return NULL;
 }
 
@@ -333,6 +335,12 @@ dbscale_fanout_finish_shard_query(FanoutLevel *level, FanoutTask *task, List **e
 	task->parameters = list_length(*exprs);
 	foreach(lc, level->colocation.values)
 	{
+		if (dbscale_is_mark(lfirst(lc)))
+		{
+			task->keys = lappend_int(task->keys, list_length(level->shipment.params) +
+									 ((Param *) lfirst(lc))->paramid - DBSCALE_FIRST_MARK);
+			continue;
+		}
 		if (contain_volatile_functions(lfirst(lc)))
 			continue;
 		task->keys = lappend_int(task->keys, list_length(*exprs));
@@ -497,8 +505,18 @@ push_as_is(FanoutLevel *level)
 	return push_level(level);
 }
 
+/* A level that is computed for each row of the queries around it: their columns are parameters. */
 static bool
-rewrite_level(Query *query, const char **reason)
+push_for_each_row(Query *query, const char **reason)
+{
+	List	   *columns;
+	Query	   *form = dbscale_fanout_mark_outer(query, &columns);
+
+	return form != NULL && try_level(query, form, columns, NULL, push_as_is, reason);
+}
+
+static bool
+rewrite_level(Query *query, bool for_each_row, const char **reason)
 {
 	List	   *subqueries = NIL;
 	CommonTableExpr *small = NULL;
@@ -506,6 +524,8 @@ rewrite_level(Query *query, const char **reason)
 	Query	   *form;
 
 	*reason = check_level(query);
+	if (*reason == outside && for_each_row && push_for_each_row(query, reason))
+		return true;
 	if (*reason)
 	{
 		/* its tables may be fetched by statements of their own */
@@ -536,19 +556,40 @@ rewrite_level(Query *query, const char **reason)
 	return false;
 }
 
+/* A subquery in FROM that core does not join with the tables around it. */
+static bool
+stands_alone(Query *query)
+{
+	return query->hasAggs || query->groupClause != NIL || query->groupingSets != NIL || query->havingQual != NULL ||
+		query->hasWindowFuncs || query->distinctClause != NIL || query->limitCount != NULL || query->limitOffset != NULL;
+}
+
+static bool rewrite_levels(Node *node, void *context);
+
+static bool
+rewrite_query(Query *query, bool for_each_row, List **reasons)
+{
+	const char *reason;
+
+	if (!rewrite_level(query, for_each_row, &reason))
+		*reasons = dbscale_fallback_note(*reasons, query, reason);
+	return query_tree_walker(query, rewrite_levels, reasons, 0);
+}
+
+/* Of subqueries that look at the queries around them, core makes joins of EXISTS, IN and those in FROM that are plain. */
 static bool
 rewrite_levels(Node *node, void *context)
 {
-	List	  **reasons = context;
-	const char *reason;
+	SubLink    *link = (SubLink *) node;
 
 	if (node == NULL)
 		return false;
-	if (!IsA(node, Query))
+	if (IsA(node, Query))
+		return rewrite_query((Query *) node, stands_alone((Query *) node), context);
+	if (!IsA(node, SubLink))
 		return expression_tree_walker(node, rewrite_levels, context);
-	if (!rewrite_level((Query *) node, &reason))
-		*reasons = dbscale_fallback_note(*reasons, (Query *) node, reason);
-	return query_tree_walker((Query *) node, rewrite_levels, context, 0);
+	return rewrite_levels(link->testexpr, context) ||
+		rewrite_query((Query *) link->subselect, link->subLinkType == EXPR_SUBLINK || link->subLinkType == ARRAY_SUBLINK, context);
 }
 
 static bool

@@ -28,7 +28,7 @@ typedef struct FanoutLevel
 	Query	   *above;			/* the query above, without its range table */
 	const char *strategy;
 	const char *reason;			/* why no more was pushed down */
-	List	   *subqueries;		/* of SubLink: see fanout_subquery.c */
+	List	   *subqueries;		/* what the marks stand for: see fanout_subquery.c */
 	CommonTableExpr *small;		/* a side that goes to the shards: see fanout_broadcast.c; or NULL */
 	Colocation	colocation;
 	Shipment	shipment;
@@ -116,6 +116,11 @@ extern bool dbscale_fanout_needs_outside(Node *query);
 extern bool dbscale_fanout_mentions_outside(Node *expr);
 /* A copy with marks in the places of subqueries that depend on no row. */
 extern Query *dbscale_fanout_mark_subqueries(Query *query, List **subqueries);
+/*
+ * A copy with marks in the places of columns of the queries around it, as the level sees these;
+ * NULL if it needs something else of them.
+ */
+extern Query *dbscale_fanout_mark_outer(Query *query, List **columns);
 /* The mark of the subquery of that number. */
 extern Param *dbscale_fanout_mark(int number, Oid type, Oid collation);
 extern Query *dbscale_fanout_unmark(Query *query, List *subqueries);

@@ -10,6 +10,13 @@
  * makes an InitPlan of it, since it stands among the arguments of shard_rows().
  *
  * In between, a *mark* stands in its place: a Param of a kind that no plan has here.
+ *
+ * So do columns of the queries around a level that is computed for each of their rows:
+ *
+ *		SELECT region, (SELECT count(*) FROM likes WHERE likes.day = users.born) FROM users
+ *
+ * Arguments of shard_rows() that mention them are parameters of core's SubPlan, and a node gets
+ * one statement for each row.
  */
 #include "planner/fanout.h"
 
@@ -17,9 +24,10 @@
 #include "nodes/makefuncs.h"
 #include "nodes/nodeFuncs.h"
 #include "optimizer/optimizer.h"
+#include "rewrite/rewriteManip.h"
 #include "utils/lsyscache.h"
 
-#define FIRST_MARK 1000000
+#define FIRST_MARK DBSCALE_FIRST_MARK
 
 /* Tables of more rows than this are not made an array of, unless a condition is on them. */
 #define MAX_ARRAY_ROWS 1000000
@@ -124,7 +132,6 @@ has_one_row(Query *query)
 }
 
 static Node *mark_subqueries(Node *node, MarkContext *context);
-static Node *unmark(Node *node, List *replacements);
 
 /* Later operands may not be asked for; AND at the top of WHERE has no order. */
 static Node *
@@ -188,37 +195,114 @@ dbscale_fanout_mark_subqueries(Query *query, List **subqueries)
 	return copy;
 }
 
+/* ---- columns of the queries around ---- */
+
+typedef struct OuterMarks
+{
+	List	   *columns;		/* as the level sees them */
+	int			depth;
+} OuterMarks;
+
+static bool
+is_outer_column(Node *node, int depth)
+{
+	while (IsA(node, RelabelType))
+		node = (Node *) ((RelabelType *) node)->arg;
+	return IsA(node, Var) && ((Var *) node)->varlevelsup > depth && ((Var *) node)->varattno > 0;
+}
+
+static Node *
+mark_outer(Node *node, OuterMarks *context)
+{
+	Node	   *column;
+	Param	   *mark;
+
+	if (node == NULL)
+		return NULL;
+	if (IsA(node, Query))
+	{
+		context->depth++;
+		node = (Node *) query_tree_mutator((Query *) node, mark_outer, context, 0);
+		context->depth--;
+		return node;
+	}
+	if (!is_outer_column(node, context->depth))
+		return expression_tree_mutator(node, mark_outer, context);
+	column = copyObject(node);
+	IncrementVarSublevelsUp(column, -context->depth, 1);
+	if (!list_member(context->columns, column))
+		context->columns = lappend(context->columns, column);
+	for (int i = 0;; i++)
+	{
+		if (!equal(list_nth(context->columns, i), column))
+			continue;
+		mark = dbscale_fanout_mark(i, exprType(column), exprCollation(column));
+		mark->paramtypmod = exprTypmod(column);
+		return (Node *) mark;
+	}
+}
+
+Query *
+dbscale_fanout_mark_outer(Query *query, List **columns)
+{
+	OuterMarks	context = {NIL, -1};
+	Query	   *copy = (Query *) mark_outer((Node *) query, &context);
+
+	*columns = context.columns;
+	return dbscale_fanout_needs_outside((Node *) copy) ? NULL : copy;
+}
+
+/* ---- marks replaced ---- */
+
+typedef struct Replacements
+{
+	List	   *exprs;
+	int			depth;
+} Replacements;
+
+static Node *
+unmark(Node *node, Replacements *context)
+{
+	if (node == NULL)
+		return NULL;
+	if (dbscale_is_mark(node))
+	{
+		Node	   *expr = copyObject(list_nth(context->exprs, ((Param *) node)->paramid - FIRST_MARK));
+
+		IncrementVarSublevelsUp(expr, context->depth, 1);
+		return expr;
+	}
+	if (IsA(node, Query))
+	{
+		context->depth++;
+		node = (Node *) query_tree_mutator((Query *) node, unmark, context, 0);
+		context->depth--;
+		return node;
+	}
+	return expression_tree_mutator(node, unmark, context);
+}
+
 Node *
 dbscale_fanout_any_of_array(SubLink *link)
 {
 	MarkContext context = {0};
+	Replacements replacements = {NIL, 0};
 	Node	   *any = NULL;
 
 	if (IsA(link, SubLink) && link->subLinkType == ANY_SUBLINK && is_independent(link))
 		any = any_of_array(&context, link);
-	return any == NULL ? NULL : unmark(any, context.subqueries);
-}
-
-static Node *
-unmark(Node *node, List *replacements)
-{
-	if (node == NULL)
-		return NULL;
-	if (IsA(node, Param) && ((Param *) node)->paramkind == PARAM_SUBLINK &&
-		((Param *) node)->paramid >= FIRST_MARK)
-		return copyObject(list_nth(replacements, ((Param *) node)->paramid - FIRST_MARK));
-	if (IsA(node, Query))
-		return (Node *) query_tree_mutator((Query *) node, unmark, replacements, 0);
-	return expression_tree_mutator(node, unmark, replacements);
+	replacements.exprs = context.subqueries;
+	return any == NULL ? NULL : unmark(any, &replacements);
 }
 
 /* The subqueries back in their places; in what is above the shards. */
 Query *
 dbscale_fanout_unmark(Query *query, List *subqueries)
 {
-	Query	   *result = (Query *) unmark((Node *) query, subqueries);
+	Replacements context = {subqueries, -1};
+	Query	   *result = (Query *) unmark((Node *) query, &context);
 
-	result->hasSubLinks = true;
+	result->hasSubLinks |= checkExprHasSubLink((Node *) subqueries);
 	return result;
 }
 
@@ -226,7 +310,7 @@ dbscale_fanout_unmark(Query *query, List *subqueries)
 Query *
 dbscale_fanout_marks_to_params(Query *query, List *subqueries, int first)
 {
-	List	   *params = NIL;
+	Replacements context = {NIL, -1};
 	ListCell   *lc;
 
 	foreach(lc, subqueries)
@@ -239,7 +323,7 @@ dbscale_fanout_marks_to_params(Query *query, List *subqueries, int first)
 		param->paramtypmod = exprTypmod(lfirst(lc));
 		param->paramcollid = exprCollation(lfirst(lc));
 		param->location = -1;
-		params = lappend(params, dbscale_ship_collated(param));
+		context.exprs = lappend(context.exprs, dbscale_ship_collated(param));
 	}
-	return (Query *) unmark((Node *) query, params);
+	return (Query *) unmark((Node *) query, &context);
 }

@@ -46,6 +46,7 @@
 #include "nodes/nodeFuncs.h"
 #include "optimizer/optimizer.h"
 #include "utils/builtins.h"
+#include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
 #include "utils/syscache.h"
 #include "catalog/namespace.h"
@@ -93,6 +94,20 @@ bool
 dbscale_is_row_free(Node *node)
 {
 	return !not_row_free(node, NULL);
+}
+
+bool
+dbscale_is_mark(Node *node)
+{
+	return IsA(node, Param) && ((Param *) node)->paramkind == PARAM_SUBLINK &&
+		((Param *) node)->paramid >= DBSCALE_FIRST_MARK;
+}
+
+/* Has it one value for all rows, by which the shard is chosen? */
+static bool
+is_fixed(Node *node)
+{
+	return dbscale_is_mark(node) || dbscale_is_row_free(node);
 }
 
 /* The operator family whose equality decides the group's shards. */
@@ -310,9 +325,9 @@ infer_condition(Inference *inf, Node *node, const Scope *scope)
 		add_edge(inf, left, right, scope);
 		add_edge(inf, right, left, scope);
 	}
-	else if (left >= 0 && dbscale_is_row_free(lsecond(op->args)))
+	else if (left >= 0 && is_fixed(lsecond(op->args)))
 		pin_slot(inf, left, lsecond(op->args), scope);
-	else if (right >= 0 && dbscale_is_row_free(linitial(op->args)))
+	else if (right >= 0 && is_fixed(linitial(op->args)))
 		pin_slot(inf, right, linitial(op->args), scope);
 }
 
@@ -736,12 +751,33 @@ array_of_keys(Inference *inf, Node *node, Bitmapset *keys_of, Query *query)
 	op.inputcollid = any->inputcollid;
 	op.args = any->args;
 	if (!is_key_of(inf, linitial(any->args), keys_of, query) || !is_key_equality(inf, &op) ||
-		!dbscale_is_row_free(lsecond(any->args)))
+		!is_fixed(lsecond(any->args)))
 		return NULL;
 	return lsecond(any->args);
 }
 
-/* The key is this: key = value. */
+/* What it is, or is an element of: FROM unnest(mark) gives rows of an array that is computed before. */
+static Expr *
+fixed_value(Query *query, Node *node)
+{
+	Var		   *var = (Var *) node;
+	RangeTblEntry *rte;
+	FuncExpr   *call;
+
+	if (is_fixed(node))
+		return (Expr *) node;
+	if (!IsA(node, Var) || var->varlevelsup != 0 || var->varattno <= 0)
+		return NULL;
+	rte = list_nth(query->rtable, var->varno - 1);
+	if (rte->rtekind != RTE_FUNCTION || var->varattno > list_length(rte->functions))
+		return NULL;
+	call = (FuncExpr *) ((RangeTblFunction *) list_nth(rte->functions, var->varattno - 1))->funcexpr;
+	if (!IsA(call, FuncExpr) || call->funcid != F_UNNEST_ANYARRAY || !dbscale_is_mark(linitial(call->args)))
+		return NULL;
+	return linitial(call->args);
+}
+
+/* The key is this, or one of these: key = value. */
 static Expr *
 value_of_key(Inference *inf, Node *node, Bitmapset *keys_of, Query *query)
 {
@@ -749,10 +785,10 @@ value_of_key(Inference *inf, Node *node, Bitmapset *keys_of, Query *query)
 
 	if (!IsA(node, OpExpr) || !is_key_equality(inf, op))
 		return NULL;
-	if (is_key_of(inf, linitial(op->args), keys_of, query) && dbscale_is_row_free(lsecond(op->args)))
-		return lsecond(op->args);
-	if (is_key_of(inf, lsecond(op->args), keys_of, query) && dbscale_is_row_free(linitial(op->args)))
-		return linitial(op->args);
+	if (is_key_of(inf, linitial(op->args), keys_of, query))
+		return fixed_value(query, lsecond(op->args));
+	if (is_key_of(inf, lsecond(op->args), keys_of, query))
+		return fixed_value(query, linitial(op->args));
 	return NULL;
 }
 

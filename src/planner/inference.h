@@ -23,7 +23,7 @@ typedef struct Colocation
 	Oid			table;			/* one of its tables, whose rows decide where a row is found */
 	Bitmapset  *keys_of;		/* entries whose shard key is the same, and the shard's, on every row; none
 								 * where a FULL join is in their place */
-	List	   *values;			/* of row-free expressions that the key is one of, an array standing
+	List	   *values;			/* of marks or row-free expressions that the key is one of, an array standing
 								 * for its elements; NIL: any */
 } Colocation;
 
@@ -32,6 +32,13 @@ extern bool dbscale_infer_colocation(Query *query, Colocation *result);
 
 /* What a condition compares the shard key of the table written with; NULL if it doesn't. */
 extern Node *dbscale_infer_compared_key(Query *query, Node *condition);
+
+/*
+ * Places for what is computed before the shards are asked: Params of this number and up, and of
+ * kind PARAM_SUBLINK (fanout_subquery.c).
+ */
+#define DBSCALE_FIRST_MARK 1000000
+extern bool dbscale_is_mark(Node *node);
 
 /* True when the expression mentions no column, subquery or aggregate. */
 extern bool dbscale_is_row_free(Node *node);
