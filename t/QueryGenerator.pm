@@ -404,6 +404,142 @@ sub aggregate_select
 	return $ordered ? $sql . $self->order_and_limit(@keys + @aggregates) : $sql;
 }
 
+# ---- what stands where a column may ----
+
+# An expression of this kind over the tables in scope.
+sub expression
+{
+	my ($self, $scope, $kind) = @_;
+	my $a = $self->column($scope, $kind) // $self->constant($kind);
+	my $b = $self->chance(70) ? $self->column($scope, $kind) // $self->constant($kind) : $self->constant($kind);
+	my $r = $self->pick_number(12);
+
+	return $a if $r < 3;
+	return "coalesce($a, $b)" if $r < 5;
+	return 'CASE WHEN ' . $self->predicate($scope, 3) . " THEN $a ELSE $b END" if $r < 7;
+	return "CASE WHEN $a IS NULL THEN $b WHEN " . $self->predicate($scope, 3) . " THEN $a END" if $r == 7;
+	return "nullif($a, $b)" if $r == 8;
+	return $self->pick('greatest', 'least') . "($a, $b)" if $r == 9 && $kind ne 'bool';
+	return "($a + $b)" if $kind eq 'num' || $kind eq 'int';
+	return "($a || '/' || $b)" if $kind eq 'text';
+	return "($a + " . $self->pick_number(9) . ')' if $kind eq 'date';
+	return "($a AND " . $self->predicate($scope, 3) . ')';
+}
+
+sub any_expression { my ($self, $scope) = @_; return $self->expression($scope, $self->pick('int', 'int', 'text', 'num', 'date', 'bool')); }
+
+# A join of joins: ((t1 JOIN t2) LEFT JOIN (t3 FULL JOIN t4)), VALUES, keys merged by USING.
+sub nested_from
+{
+	my ($self, $depth) = @_;
+	my $r = $self->pick_number(10);
+
+	if ($depth >= 2 || $r == 0)
+	{
+		my $table = $self->new_table;
+		return ("$table->{name} $table->{alias}", [$table]);
+	}
+	if ($r == 1)
+	{
+		my $alias = 't' . ++$self->{alias};
+		my $rows = join(', ', map { '(' . $self->pick($self->pick_number(45), 'NULL') . ', ' . $self->constant('text') . ')' } 0 .. 1 + $self->pick_number(4));
+		return ("(VALUES $rows) $alias (user_id, x)", [ { name => 'values', alias => $alias, columns => [ [ user_id => 'int' ], [ x => 'text' ] ] } ]);
+	}
+	return $self->subquery_from($depth) if $r == 2;
+	my ($left, $left_scope) = $self->nested_from($depth + 1);
+	my ($right, $right_scope) = $self->nested_from($depth + 1);
+	my ($join, $condition) = ($self->pick('JOIN', 'JOIN', 'LEFT JOIN', 'LEFT JOIN', 'RIGHT JOIN', 'FULL JOIN'));
+
+	$condition = $self->key_join($left_scope, $right_scope);
+	$condition .= ' AND ' . $self->predicate([ @$left_scope, @$right_scope ], 2) if $join ne 'FULL JOIN' && $self->chance(35);
+	return ("($left $join $right ON $condition)", [ @$left_scope, @$right_scope ]);
+}
+
+sub key_join
+{
+	my ($self, $left, $right) = @_;
+	my ($a, $b) = map { my @keys = map { my $c = $user_column{ $_->{name} } // ($_->{name} =~ /^(values|sub)$/ ? 'user_id' : undef); $c ? "$_->{alias}.$c" : () } @$_; @keys ? $self->pick(@keys) : undef } $left, $right;
+
+	return "$a = $b" if defined $a && defined $b && $self->chance(85);
+	foreach my $kind ('text', 'int')
+	{
+		my ($x, $y) = ($self->column($left, $kind), $self->column($right, $kind));
+		return "$x = $y" if $x && $y;
+	}
+	return 'false';
+}
+
+# A subquery of several tables, grouped, distinct, with set operations, or plain.
+sub subquery_from
+{
+	my ($self, $depth) = @_;
+	my $alias = 't' . ++$self->{alias};
+	my ($from, $scope) = $self->nested_from($depth + 1);
+	my $where = $self->where($scope);
+	my @keys = map { my $c = $user_column{ $_->{name} } // ($_->{name} =~ /^(values|sub)$/ ? 'user_id' : undef); $c ? "$_->{alias}.$c" : () } @$scope;
+	my $key = @keys && $self->chance(85) ? $self->pick(@keys) : $self->expression($scope, 'int');
+	my ($n, $x) = ($self->expression($scope, 'int'), $self->expression($scope, 'text'));
+	my $r = $self->pick_number(7);
+	my $sql;
+
+	if ($r < 2) { $sql = "SELECT $key AS user_id, max($n) AS n, max($x) AS x FROM $from$where GROUP BY $key"; }
+	elsif ($r == 2) { $sql = "SELECT DISTINCT $key AS user_id, $n AS n, $x AS x FROM $from$where"; }
+	elsif ($r == 3) { $sql = "SELECT $key AS user_id, $n AS n, $x AS x FROM $from$where ORDER BY 1, 2, 3 LIMIT 15"; }
+	elsif ($r == 4)
+	{
+		my ($from2, $scope2) = $self->nested_from(2);
+		$sql = "SELECT $key AS user_id, $n AS n, $x AS x FROM $from$where " . $self->pick('UNION', 'UNION ALL', 'EXCEPT', 'INTERSECT')
+		  . ' SELECT ' . ($self->column($scope2, 'int') // '3') . ', ' . $self->expression($scope2, 'int') . ', ' . $self->expression($scope2, 'text') . " FROM $from2" . $self->where($scope2);
+	}
+	else { $sql = "SELECT $key AS user_id, $n AS n, $x AS x FROM $from$where"; }
+	return ("($sql) $alias", [ { name => 'sub', alias => $alias, columns => [ [ user_id => 'int' ], [ n => 'int' ], [ x => 'text' ] ] } ]);
+}
+
+# Joins of joins and expressions in all places: select list, groups, HAVING, windows, whole rows.
+sub nested_select
+{
+	my ($self) = @_;
+	my ($from, $scope) = $self->nested_from(0);
+	my $where = $self->where($scope);
+	my $r = $self->pick_number(10);
+	my @columns = map { $self->any_expression($scope) } 0 .. $self->pick_number(3);
+
+	if ($r < 4)
+	{
+		my @aggregates = map { $self->aggregate($scope) } 0 .. $self->pick_number(3);
+		my $sum = $self->expression($scope, 'int');
+		push @aggregates, "sum($sum)", "count(DISTINCT $sum)", "max($sum) - min($sum)";
+		my $having = $self->chance(25) ? ' HAVING ' . $self->pick("count(*) > " . $self->pick_number(4), "max($sum) > (SELECT min(id) FROM posts WHERE user_id = " . $self->pick_number(40) . ')',
+			"sum($sum) IS NOT NULL") : '';
+		return 'SELECT ' . join(', ', @aggregates) . " FROM $from$where$having" if $self->chance(25);
+		return 'SELECT ' . join(', ', @columns, @aggregates) . " FROM $from$where GROUP BY " . join(', ', 1 .. @columns) . $having
+		  . ($having ? '' : $self->order_and_limit(@columns + @aggregates));
+	}
+	return "SELECT * FROM (SELECT " . join(', ', map { "$columns[$_] AS c$_" } 0 .. $#columns) . " FROM $from$where ORDER BY " . (1 + $self->pick_number(scalar @columns))
+	  . ' FETCH FIRST ' . (1 + $self->pick_number(9)) . ' ROWS WITH TIES) s' if $r == 4;
+	my @tables = grep { $_->{name} !~ /values|sub/ } @$scope;
+	my $whole = @tables ? $self->pick(@tables) : undef;
+	push @columns, $self->pick("$whole->{alias}\::text", "$whole->{alias} IS NULL", "to_jsonb($whole->{alias})") if $whole && $self->chance(20);
+	push @columns, 'unnest(ARRAY[' . join(', ', map { $self->expression($scope, 'int') } 0 .. 1) . '])' if $self->chance(10);
+	push @columns, $self->deep_subquery($scope) if @$scope < 3 && $self->chance(20);
+	return 'SELECT ' . $self->pick('', '', 'DISTINCT ') . join(', ', @columns) . " FROM $from$where" . $self->order_and_limit(scalar @columns);
+}
+
+# A subquery whose own subquery looks at the outer query, or whose aggregate is the outer query's concern.
+sub deep_subquery
+{
+	my ($self, $scope) = @_;
+	my ($from, $inner) = $self->nested_from(2);
+	my ($from2, $inner2) = $self->nested_from(2);
+	my $outer = $self->column($scope, 'int') // '3';
+	my $one = $self->column($inner, 'int') // '3';
+	my $two = $self->column($inner2, 'int') // '3';
+
+	return "(SELECT count(*) FROM $from WHERE $one = $outer AND EXISTS (SELECT 1 FROM $from2 WHERE $two = $outer))" if $self->chance(40);
+	return "(SELECT max($one) FROM $from WHERE $one IN (SELECT $two FROM $from2 WHERE $two " . $self->comparison . " $outer))" if $self->chance(50);
+	return "(SELECT sum((SELECT count(*) FROM $from2 WHERE $two = $one AND $two <= $outer)) FROM $from WHERE $one = $outer)";
+}
+
 sub set_operation
 {
 	my ($self) = @_;
@@ -657,7 +793,8 @@ sub statement
 	return $self->cursor if $r < 13;
 	return $self->in_function if $r < 17;
 	return $self->recursion if $r < 19;
-	return $self->plain_select(4) if $r < 40;
+	return $self->plain_select(4) if $r < 33;
+	return $self->nested_select if $r < 47;
 	return $self->aggregate_select(4) if $r < 66;
 	return $self->set_operation if $r < 74;
 	return $self->with_cte if $r < 84;
