@@ -468,6 +468,8 @@ SELECT scans_of('SELECT tag, (SELECT count(*) FROM posts p WHERE p.likes = t.use
 SELECT scans_of('SELECT t.tag, x.id FROM tags t LEFT JOIN LATERAL (SELECT id FROM posts p WHERE p.user_id = t.user_id ORDER BY id LIMIT 2) x ON true');
 SELECT scans_of('SELECT id FROM users WHERE id = (SELECT max(user_id) FROM tags)');
 SELECT nodes_of('SELECT count(*) FROM users WHERE id IN (SELECT user_id FROM tags WHERE user_id < 3)');
+-- what all executions together have sent
+SELECT nodes_of('SELECT tag, (SELECT count(*) FROM posts p WHERE p.user_id = t.user_id) FROM tags t WHERE t.user_id < 11');
 SELECT compare(q) FROM unnest(ARRAY[
     'SELECT tag, (SELECT count(*) FROM posts p WHERE p.likes = t.user_id) FROM tags t',
     'SELECT tag, (SELECT avg(likes) FROM posts p WHERE p.user_id = t.user_id AND p.title > t.tag), (SELECT max(kind) FROM events e WHERE e.id = t.user_id) FROM tags t',

@@ -46,6 +46,7 @@ typedef struct FanoutScanState
 	PlanRun    *run;			/* NULL under EXPLAIN */
 	RunReader	in_run;
 	List	   *nodes;			/* of FanoutNode *; NIL until sent */
+	List	   *earlier;		/* the same added up over statements that are gone, for EXPLAIN */
 	int			current;		/* whose turn it is */
 	int			turn;			/* rows taken in this turn */
 	int			flags;
@@ -215,21 +216,21 @@ dbscale_fanout_choose_shards(const FanoutTask *task, List *types, const Distribu
 }
 
 static FanoutNode *
-find_node(FanoutScanState *state, const ShardNode *node)
+find_node(List **nodes, Oid serverid, const char *name)
 {
 	FanoutNode *result;
 	ListCell   *lc;
 
-	foreach(lc, state->nodes)
+	foreach(lc, *nodes)
 	{
 		result = lfirst(lc);
-		if (result->serverid == node->serverid)
+		if (result->serverid == serverid)
 			return result;
 	}
 	result = palloc0(sizeof(FanoutNode));
-	result->serverid = node->serverid;
-	result->result.node = pstrdup(NameStr(node->name));
-	state->nodes = lappend(state->nodes, result);
+	result->serverid = serverid;
+	result->result.node = pstrdup(name);
+	*nodes = lappend(*nodes, result);
 	return result;
 }
 
@@ -243,7 +244,7 @@ group_shards(FanoutScanState *state, const DistributedTable *table, Bitmapset *s
 	while ((shard = bms_next_member(shards, shard)) >= 0)
 	{
 		const Shard *found = dbscale_catalog_shard(table->group, shard);
-		FanoutNode *node = find_node(state, found->node);
+		FanoutNode *node = find_node(&state->nodes, found->node->serverid, NameStr(found->node->name));
 
 		dbscale_catalog_check_snapshot(table, found);
 		node->shards = lappend_int(node->shards, shard);
@@ -430,9 +431,32 @@ exec_fanout_scan(CustomScanState *node)
 	return ExecScan(&node->ss, next_row, recheck_row);
 }
 
+/* Add what the nodes have done to what they had done before. */
+static void
+remember_results(FanoutScanState *state)
+{
+	MemoryContext caller = MemoryContextSwitchTo(state->css.ss.ps.state->es_query_cxt);
+	ListCell   *lc;
+
+	foreach(lc, state->nodes)
+	{
+		FanoutNode *node = lfirst(lc);
+		FanoutNode *sum = find_node(&state->earlier, node->serverid, node->result.node);
+
+		sum->shards = list_concat_unique_int(sum->shards, node->shards);
+		sum->result.rows += node->result.rows;
+		sum->result.bytes += node->result.bytes;
+		sum->result.elapsed += node->result.elapsed;
+		sum->result.at_end = node->result.at_end;
+	}
+	MemoryContextSwitchTo(caller);
+}
+
 static void
 forget_statements(FanoutScanState *state)
 {
+	if (state->css.ss.ps.instrument != NULL)
+		remember_results(state);
 	close_statements(state);
 	MemoryContextReset(state->send_context);
 	state->nodes = NIL;
@@ -520,6 +544,16 @@ explain_shards(FanoutScanState *state, const DistributedTable *table, ExplainSta
 	List	   *exprs = ((CustomScan *) state->css.ss.ps.plan)->custom_exprs;
 	Bitmapset  *shards;
 
+	if (state->earlier != NIL)
+	{
+		int			shards_read = 0;
+		ListCell   *lc;
+
+		foreach(lc, state->earlier)
+			shards_read += list_length(((FanoutNode *) lfirst(lc))->shards);
+		dbscale_explain_shards(state->earlier, shards_read, table, es);
+		return;
+	}
 	if (!state->in_run.sent && !dbscale_fanout_constant_shards(state->task, exprs, state->types, table, &shards))
 	{
 		ExplainPropertyText("Shards", psprintf("by the keys, at execution, of %d",
@@ -552,6 +586,9 @@ explain_fanout_scan(CustomScanState *node, List *ancestors, ExplainState *es)
 	FanoutScanState *state = (FanoutScanState *) node;
 	const DistributedTable *table = dbscale_catalog_require_distributed(state->task->key_table);
 
+	/* executed several times, with other parameters: all together */
+	if (state->earlier != NIL)
+		remember_results(state);
 	ExplainPropertyText("Strategy", state->task->strategy, es);
 	explain_shards(state, table, es);
 	if (es->verbose)
@@ -560,8 +597,8 @@ explain_fanout_scan(CustomScanState *node, List *ancestors, ExplainState *es)
 		if (state->task->reason)
 			ExplainPropertyText("Not Pushed Down", state->task->reason, es);
 	}
-	if (es->analyze && state->in_run.sent)
-		dbscale_result_explain(state->nodes, es);
+	if (es->analyze && (state->in_run.sent || state->earlier != NIL))
+		dbscale_result_explain(state->earlier != NIL ? state->earlier : state->nodes, es);
 }
 
 void
