@@ -16,9 +16,9 @@
  *
  * 1. A condition goes into a part where core's planner might push it down to the part's
  *    tables: through inner joins to both sides, from above an outer join to the side that
- *    keeps all its rows, from its ON to the other side; nowhere through a FULL JOIN.  A
- *    condition from above that no row of NULLs meets goes to the other side as well, and
- *    stays: the outer join is an inner one then.
+ *    keeps all its rows, from its ON to the other side.  A condition from above that no
+ *    row of NULLs meets goes to a side that may be missing as well, and stays above: a row
+ *    that would have met the one that failed it meets a row of NULLs, which fails it, too.
  *
  * The last condition in the example, a *filter*, is added where one side is expected to be
  * small: rows of the other that match none of it are not fetched.
@@ -222,6 +222,8 @@ take_apart(Separation *separation, Node *node, List *conditions)
 			of_right = conditions;
 			break;
 		default:
+			of_left = conditions_of_missing(NIL, conditions, join->larg);
+			of_right = conditions_of_missing(NIL, conditions, join->rarg);
 			break;
 	}
 	if (join->rtindex > 0)

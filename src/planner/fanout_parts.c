@@ -469,19 +469,24 @@ parts_is_small_beside(Part *small, Part *big)
 
 /* ---- filters ---- */
 
+/* An array of arrays would be taken for one of their elements. */
+static bool
+can_be_array(Oid type)
+{
+	return OidIsValid(get_array_type(type)) && !OidIsValid(get_element_type(type));
+}
+
 bool
 parts_can_filter(const OpExpr *op)
 {
 	Oid			left;
-	Oid			right;
 
 	if (!IsA(op, OpExpr) || list_length(op->args) != 2)
 		return false;
 	left = exprType(linitial(op->args));
-	right = exprType(lsecond(op->args));
 	return op_hashjoinable(op->opno, left) && op_strict(op->opno) && dbscale_ship_is_builtin(op->opno) &&
 		OidIsValid(get_commutator(op->opno)) && dbscale_ship_is_builtin(get_commutator(op->opno)) &&
-		OidIsValid(get_array_type(left)) && OidIsValid(get_array_type(right));
+		can_be_array(left) && can_be_array(exprType(lsecond(op->args)));
 }
 
 /* What stands for the part's column in its own query. */
