@@ -112,9 +112,9 @@ extern bool dbscale_counter_filter_is_plain(const char *filter);
 extern char *dbscale_counter_print_filter(Oid source, Node *expression);
 extern void dbscale_counter_check(Counter *counter);
 extern bool dbscale_counter_is_apart(const Counter *counter);
-/* Is the target's key unique, also without this index? */
 /* Digits behind the point that a numeric column of this typmod keeps. */
 extern int	dbscale_counter_scale(int32 typmod);
+/* Is the target's key unique, also without this index? */
 extern void dbscale_counter_check_unique(const Counter *counter, Oid without);
 
 /* The SQL (triggers.c, queries.c); every list is of char *. */
@@ -193,6 +193,16 @@ extern char *dbscale_counter_fingerprint(Oid source, Oid target);
 extern void dbscale_counter_set_fingerprint(Oid source, Oid target);
 extern void dbscale_counter_forget(const Counter *counter);
 extern void dbscale_counter_drop(const Counter *counter, List *target_places, List *source_places);
+
+/* What a statement drops is noted from here until unwatch, in the current memory context (dropped.c). */
+typedef struct CounterWatch CounterWatch;
+extern CounterWatch *dbscale_counter_watch(void);
+extern void dbscale_counter_unwatch(CounterWatch *ended);
+/* Counters whose tables are gone are dropped; names of those that may have been harmed. */
+extern List *dbscale_counter_dropped(const CounterWatch *ended);
+/* One of our triggers is gone, and what it keeps is not. */
+extern void dbscale_counter_refuse_triggers(const CounterWatch *ended);
+extern void dbscale_counter_dropped_init(void);
 
 /* Counters whose tables are apart (apart.c: their SQL; carry.c). */
 extern List *dbscale_counter_orphans_sql(const CounterPlace *place, const Counter *counter);
