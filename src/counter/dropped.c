@@ -23,7 +23,8 @@
  *	   table is locked against everybody by then.  Whoever makes, drops, suspends or
  *	   resumes a counter locks both its tables, so the catalog has the counters as they
  *	   are until our transaction ends.  (Before the statement would be too early: it may
- *	   wait for who is just making a counter, or distributing the table.)
+ *	   wait for who is just making a counter, or distributing the table.  So would be
+ *	   the snapshot of a transaction that is REPEATABLE READ.)
  *	   Our triggers, by which functions here are found, go before their table; so they
  *	   are watched for as well.
  *
@@ -299,18 +300,27 @@ note_name(Relation catalog, HeapTuple tuple)
 																		NameStr(*DatumGetName(name))));
 }
 
-static void
-object_goes(Oid class, Oid object, int column, int flags)
+typedef struct Told
 {
-	Relation	catalog = table_open(class, AccessShareLock);
-	HeapTuple	tuple = get_catalog_object_by_oid(catalog, get_object_attnum_oid(class), object);
+	Oid			class;
+	Oid			object;
+	int			column;
+	int			flags;
+} Told;
+
+static void
+object_goes(void *argument)
+{
+	const Told *told = argument;
+	Relation	catalog = table_open(told->class, AccessShareLock);
+	HeapTuple	tuple = get_catalog_object_by_oid(catalog, get_object_attnum_oid(told->class), told->object);
 
 	if (HeapTupleIsValid(tuple))
 	{
 		for (int i = 0; i < lengthof(classes); i++)
-			if (classes[i].class == class)
-				classes[i].goes(tuple, column, flags);
-		if (column == 0)
+			if (classes[i].class == told->class)
+				classes[i].goes(tuple, told->column, told->flags);
+		if (told->column == 0)
 			note_name(catalog, tuple);
 	}
 	table_close(catalog, AccessShareLock);
@@ -319,6 +329,7 @@ object_goes(Oid class, Oid object, int column, int flags)
 static void
 object_access(ObjectAccessType access, Oid class, Oid object, int column, void *arg)
 {
+	Told		told = {class, object, column};
 	MemoryContext caller;
 	Oid			user;
 	int			security;
@@ -328,10 +339,11 @@ object_access(ObjectAccessType access, Oid class, Oid object, int column, void *
 	if (access != OAT_DROP || watch == NULL || dbscale_counter_internal > 0 || !is_objectclass_supported(class) ||
 		get_object_attnum_oid(class) == InvalidAttrNumber || !catalog_is_there())
 		return;
+	told.flags = ((ObjectAccessDrop *) arg)->dropflags;
 	caller = MemoryContextSwitchTo(watch->context);
 	GetUserIdAndSecContext(&user, &security);
 	SetUserIdAndSecContext(dbscale_extension_owner(), security | SECURITY_LOCAL_USERID_CHANGE);
-	object_goes(class, object, column, ((ObjectAccessDrop *) arg)->dropflags);
+	dbscale_counter_with_latest(object_goes, &told);
 	SetUserIdAndSecContext(user, security);
 	MemoryContextSwitchTo(caller);
 }
@@ -409,8 +421,9 @@ needs(const Counter *counter, const Part *part)
 		return true;
 	if (OidIsValid(part->referenced))
 		return is_source && counter->target == part->referenced;
+	/* the other table is left alone if another index does; shards' foreign keys may have gone with this one */
 	if (part->column == NULL)
-		return is_target;
+		return is_target && (dbscale_counter_is_sharded(part->relid) || !dbscale_counter_is_unique(counter, InvalidOid));
 	return (is_source && (counter->filter || has_name(counter->source_key, part->column) ||
 						  (counter->value && strcmp(counter->value, part->column) == 0))) ||
 		(is_target && (has_name(counter->target_key, part->column) || strcmp(counter->column, part->column) == 0));

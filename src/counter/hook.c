@@ -50,7 +50,7 @@ typedef struct Concern
 	bool		any;
 	bool		concurrently;	/* it ends the transaction */
 	Oid			relid;			/* those of this table */
-	List	   *roles;			/* those of tables that have to do with these roles: of RoleSpec * */
+	List	   *roles;			/* those of tables that have to do with these roles: OIDs */
 	const char *old_schema;		/* RENAME SCHEMA: those of its tables */
 	const char *new_schema;
 	RangeVar   *relation;		/* RENAME COLUMN */
@@ -122,6 +122,19 @@ all_harmless(AlterTableStmt *stmt)
 	return true;
 }
 
+/* Whoever is CURRENT_USER; those that are not there the statement will refuse. */
+static List *
+role_oids(List *roles)
+{
+	List	   *oids = NIL;
+	ListCell   *lc;
+
+	foreach(lc, roles)
+		if (((RoleSpec *) lfirst(lc))->roletype != ROLESPEC_PUBLIC)
+			oids = lappend_oid(oids, get_rolespec_oid(lfirst(lc), true));
+	return oids;
+}
+
 static Concern
 concern_of(Node *stmt)
 {
@@ -146,11 +159,11 @@ concern_of(Node *stmt)
 			break;
 		case T_DropOwnedStmt:
 			concern.any = true;
-			concern.roles = ((DropOwnedStmt *) stmt)->roles;
+			concern.roles = role_oids(((DropOwnedStmt *) stmt)->roles);
 			break;
 		case T_ReassignOwnedStmt:
 			concern.any = true;
-			concern.roles = ((ReassignOwnedStmt *) stmt)->roles;
+			concern.roles = role_oids(((ReassignOwnedStmt *) stmt)->roles);
 			break;
 		default:
 			break;
@@ -210,7 +223,7 @@ counters_of_roles(List *roles)
 						   " WHERE datname = pg_catalog.current_database()) AND d.refclassid = 'pg_catalog.pg_authid'::regclass"
 						   " AND d.refobjid IN (0");
 	foreach(lc, roles)
-		appendStringInfo(&sql, ", %u", get_rolespec_oid(lfirst(lc), true));
+		appendStringInfo(&sql, ", %u", lfirst_oid(lc));
 	appendStringInfoString(&sql, "))");
 	return dbscale_counter_list_names(sql.data);
 }
@@ -373,57 +386,85 @@ call_previous(PlannedStmt *pstmt, const char *query, bool read_only_tree, Proces
 		standard_ProcessUtility(pstmt, query, read_only_tree, context, params, environment, dest, qc);
 }
 
+/* One statement, before and after. */
+typedef struct Statement
+{
+	Concern		concern;
+	CounterWatch *watch;
+	List	   *filters;		/* of Noted * */
+	List	   *of_roles;		/* of Counter * */
+} Statement;
+
+static void
+before(void *argument)
+{
+	Statement  *statement = argument;
+
+	if (statement->concern.old_column && OidIsValid(statement->concern.relid))
+		statement->filters = note_filters(statement->concern.relid);
+	if (statement->concern.roles)
+		statement->of_roles = counters_of_roles(statement->concern.roles);
+}
+
+static void
+after(void *argument)
+{
+	Statement  *statement = argument;
+	List	   *harmed;
+
+	if (statement->concern.old_column && OidIsValid(statement->concern.relid))
+		rename_column(&statement->concern, statement->filters);
+	harmed = dbscale_counter_dropped(statement->watch);
+	look_at(harmed, concerned(&statement->concern, statement->of_roles));
+	/* a column takes triggers along, and says more */
+	dbscale_counter_refuse_triggers(statement->watch);
+}
+
+/* Nodes are asked, and triggers made, on behalf of whoever has changed his table. */
+static void
+as_owner(void (*what) (void *argument), Statement *statement)
+{
+	Oid			user;
+	int			security;
+
+	GetUserIdAndSecContext(&user, &security);
+	SetUserIdAndSecContext(dbscale_extension_owner(), security | SECURITY_LOCAL_USERID_CHANGE);
+	dbscale_counter_with_latest(what, statement);
+	SetUserIdAndSecContext(user, security);
+}
+
 static void
 utility_hook(PlannedStmt *pstmt, const char *query, bool read_only_tree, ProcessUtilityContext context,
 			 ParamListInfo params, QueryEnvironment *environment, DestReceiver *dest, QueryCompletion *qc)
 {
-	Concern		concern = concern_of(pstmt->utilityStmt);
-	CounterWatch *watch;
-	List	   *filters = NIL;
-	List	   *of_roles = NIL;
-	List	   *harmed;
-	Oid			user;
-	int			security;
+	Statement	statement = {concern_of(pstmt->utilityStmt)};
 
-	if (!concern.any || dbscale_counter_internal > 0 || creating_extension || context == PROCESS_UTILITY_SUBCOMMAND ||
+	if (!statement.concern.any || dbscale_counter_internal > 0 || creating_extension || context == PROCESS_UTILITY_SUBCOMMAND ||
 		!IsTransactionState() || !dbscale_extension_exists())
 	{
 		call_previous(pstmt, query, read_only_tree, context, params, environment, dest, qc);
 		return;
 	}
-	if (concern.old_column)
-		lock_renamed(&concern);
-	GetUserIdAndSecContext(&user, &security);
-	SetUserIdAndSecContext(dbscale_extension_owner(), security | SECURITY_LOCAL_USERID_CHANGE);
-	if (concern.old_column && OidIsValid(concern.relid))
-		filters = note_filters(concern.relid);
-	if (concern.roles)
-		of_roles = counters_of_roles(concern.roles);
-	SetUserIdAndSecContext(user, security);
-
-	watch = dbscale_counter_watch();
+	if (statement.concern.old_column)
+		lock_renamed(&statement.concern);
+	as_owner(before, &statement);
+	statement.watch = dbscale_counter_watch();
 	PG_TRY();
 	{
 		call_previous(pstmt, query, read_only_tree, context, params, environment, dest, qc);
 	}
 	PG_FINALLY();
 	{
-		dbscale_counter_unwatch(watch);
+		dbscale_counter_unwatch(statement.watch);
 	}
 	PG_END_TRY();
-	if (concern.concurrently || !dbscale_extension_exists())
+	if (statement.concern.concurrently || !dbscale_extension_exists())
 		return;
-
-	/* nodes are asked, and triggers made, on behalf of whoever has changed his table */
-	SetUserIdAndSecContext(dbscale_extension_owner(), security | SECURITY_LOCAL_USERID_CHANGE);
 	CommandCounterIncrement();
-	if (concern.old_column && OidIsValid(concern.relid))
-		rename_column(&concern, filters);
-	harmed = dbscale_counter_dropped(watch);
-	look_at(harmed, concerned(&concern, of_roles));
-	/* a column takes triggers along, and says more */
-	dbscale_counter_refuse_triggers(watch);
-	SetUserIdAndSecContext(user, security);
+	/* under the lock, the name says which table it was */
+	if (IsA(pstmt->utilityStmt, AlterTableStmt) && OidIsValid(statement.concern.relid))
+		statement.concern.relid = relation_of(((AlterTableStmt *) pstmt->utilityStmt)->relation);
+	as_owner(after, &statement);
 }
 
 /* ---- what ddl/ and rebalance/ ask ---- */

@@ -57,6 +57,11 @@ extern void dbscale_counter_execute(const char *sql);
 extern uint64 dbscale_counter_execute_as(Oid user, const char *sql);
 extern char *dbscale_counter_query(const char *sql);
 extern List *dbscale_counter_query_rows(const char *sql, int *natts);
+/*
+ * DDL sees the catalogs as they are, whatever the transaction's snapshot: commands that `what` runs see
+ * all that is committed, under REPEATABLE READ too.
+ */
+extern void dbscale_counter_with_latest(void (*what) (void *argument), void *argument);
 /* True while such a command runs, whose DDL is not to be looked at. */
 extern int	dbscale_counter_internal;
 
@@ -97,7 +102,7 @@ extern Counter *dbscale_counter_get(const char *name, bool missing_ok);
 /* The same without what has to be found out. */
 extern List *dbscale_counter_list_names(const char *condition);
 extern List *dbscale_counter_list(const char *condition);	/* of Counter *; NULL: all */
-/* Those that are not suspended. */
+/* Those that are not suspended, and have both tables. */
 extern List *dbscale_counters_of_source(Oid source);
 extern List *dbscale_counters_of_target(Oid target);
 extern void dbscale_counter_find_out(Counter *counter);
@@ -115,6 +120,7 @@ extern bool dbscale_counter_is_apart(const Counter *counter);
 /* Digits behind the point that a numeric column of this typmod keeps. */
 extern int	dbscale_counter_scale(int32 typmod);
 /* Is the target's key unique, also without this index? */
+extern bool dbscale_counter_is_unique(const Counter *counter, Oid without);
 extern void dbscale_counter_check_unique(const Counter *counter, Oid without);
 
 /* The SQL (triggers.c, queries.c); every list is of char *. */
