@@ -299,6 +299,82 @@ DROP INDEX CONCURRENTLY topics_2;
 DROP INDEX CONCURRENTLY topics_2;
 DROP TABLE topics, topic_posts;
 
+-- what a counter needs goes by other ways too: with a type, by CASCADE, with a role; what it does not need may go
+SET client_min_messages = warning;
+CREATE TYPE mood AS ENUM ('glad', 'sad');
+CREATE TYPE moods AS ENUM ('all');
+CREATE DOMAIN topic_id AS int;
+CREATE COLLATION plain FROM "C";
+CREATE TEXT SEARCH CONFIGURATION words (COPY = simple);
+CREATE TABLE topics (id topic_id PRIMARY KEY, posts int, glad int, late int, found int, moody int);
+CREATE TABLE topic_posts (topic topic_id, felt mood, n int, body text);
+SELECT dbscale.create_counter('topics', 'posts', 'topic_posts', '{id}', '{topic}'),
+       dbscale.create_counter('topics', 'glad', 'topic_posts', '{id}', '{topic}', filter => $$felt = 'glad'$$),
+       dbscale.create_counter('topics', 'late', 'topic_posts', '{id}', '{topic}', filter => $$body COLLATE plain > 'm'$$),
+       dbscale.create_counter('topics', 'found', 'topic_posts', '{id}', '{topic}', filter => $$to_tsvector('words', body) @@ 'x'$$),
+       dbscale.create_counter('topics', 'moody', 'topic_posts', '{id}', '{topic}', filter => $$'glad'::mood IS NOT NULL AND body IS NULL$$);
+SELECT counter, filter FROM dbscale.counter WHERE target = 'topics'::regclass ORDER BY 1;
+DROP TYPE mood CASCADE;
+DROP TYPE moods;
+SELECT dbscale.drop_counter('topics_glad');
+ALTER TABLE topic_posts DROP COLUMN felt;
+DROP TYPE mood;
+DROP COLLATION plain;
+DROP TEXT SEARCH CONFIGURATION words;
+DROP DOMAIN topic_id CASCADE;
+DROP FUNCTION dbscale_shards.topic_posts_counter_source() CASCADE;
+ALTER TABLE topics DROP COLUMN posts CASCADE;
+ALTER TABLE topics ADD UNIQUE (id);
+ALTER TABLE topics DROP CONSTRAINT topics_pkey;
+ALTER TABLE topics DROP CONSTRAINT topics_id_key CASCADE;
+ALTER TABLE topic_posts DROP COLUMN n;
+INSERT INTO topics (id) VALUES (1);
+INSERT INTO topic_posts VALUES (1, 'x'), (1, NULL);
+SELECT * FROM topics;
+DROP TABLE topics;
+SELECT tgname FROM pg_trigger WHERE tgrelid = 'topic_posts'::regclass;
+DROP TABLE topic_posts;
+DROP TEXT SEARCH CONFIGURATION words;
+DROP TYPE mood;
+-- also for tables whose columns are a type's
+CREATE TYPE post AS (topic int, n int);
+CREATE TABLE topics (id int PRIMARY KEY, posts int);
+CREATE TABLE topic_posts OF post;
+SELECT dbscale.create_counter('topics', 'posts', 'topic_posts', '{id}', '{topic}');
+ALTER TYPE post DROP ATTRIBUTE topic CASCADE;
+ALTER TYPE post DROP ATTRIBUTE n CASCADE;
+-- an event trigger that drops more
+CREATE FUNCTION drop_more() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN DROP TABLE counted.topic_posts; END';
+CREATE EVENT TRIGGER drop_more ON sql_drop WHEN tag IN ('DROP VIEW') EXECUTE FUNCTION drop_more();
+CREATE VIEW seen AS SELECT 1 AS one;
+DROP VIEW seen;
+SELECT counter FROM dbscale.counter WHERE target = 'topics'::regclass;
+SELECT tgname FROM pg_trigger WHERE tgrelid = 'topics'::regclass;
+DROP EVENT TRIGGER drop_more;
+DROP FUNCTION drop_more;
+DROP TABLE topics;
+-- a role's privileges and tables
+CREATE ROLE regress_readers;
+CREATE ROLE regress_topics IN ROLE regress_readers;
+CREATE ROLE regress_posts;
+GRANT USAGE ON SCHEMA counted TO regress_topics, regress_posts;
+CREATE TABLE topics (id int PRIMARY KEY, posts int);
+CREATE TABLE topic_posts (topic int);
+ALTER TABLE topics OWNER TO regress_topics;
+ALTER TABLE topic_posts OWNER TO regress_posts;
+GRANT SELECT ON topic_posts TO regress_readers;
+SELECT dbscale.create_counter('topics', 'posts', 'topic_posts', '{id}', '{topic}');
+DROP OWNED BY regress_readers;
+REASSIGN OWNED BY regress_topics TO regress_posts;
+SELECT DISTINCT proname, proowner::regrole FROM pg_trigger t JOIN pg_proc p ON p.oid = tgfoid WHERE tgrelid = 'topics'::regclass;
+DROP OWNED BY regress_readers;
+DROP OWNED BY regress_posts;
+SELECT counter FROM dbscale.counter WHERE counter ~ 'topics';
+SELECT proname FROM pg_proc WHERE pronamespace = 'dbscale_shards'::regnamespace AND proname ~ 'topic';
+DROP OWNED BY regress_topics;
+DROP ROLE regress_readers, regress_topics, regress_posts;
+SET client_min_messages = notice;
+
 -- a target and its only row in one statement, with a foreign key: what the target's trigger has counted is not added again
 CREATE TABLE songs (id int PRIMARY KEY, play_count bigint NOT NULL DEFAULT 0);
 CREATE TABLE plays (song int NOT NULL REFERENCES songs, n int);

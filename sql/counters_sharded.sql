@@ -178,6 +178,30 @@ ALTER TABLE hearts DROP CONSTRAINT hearts_post_id_fkey;
 TRUNCATE hearts;
 SELECT DISTINCT "like count", strong, last, hot FROM posts;
 
+-- a column goes with its type, and a key with its index
+CREATE DOMAIN weight AS int;
+SELECT node FROM dbscale.run_on_nodes('CREATE SCHEMA sharded CREATE TABLE nothing ()') ORDER BY 1;
+SELECT node FROM dbscale.run_on_nodes('CREATE DOMAIN sharded.weight AS int') ORDER BY 1;
+CREATE TABLE boxes (id int PRIMARY KEY, total int, heavy int);
+CREATE TABLE things (box int, no int, kilos weight, colour int);
+SELECT dbscale.distribute_table('boxes', 'id', shard_count => 2), dbscale.distribute_table('things', 'box', colocate_with => 'boxes');
+SELECT dbscale.create_counter('boxes', 'total', 'things', '{id}', '{box}', 'sum', 'colour'),
+       dbscale.create_counter('boxes', 'heavy', 'things', '{id}', '{box}', filter => 'kilos > 3', mode => 'buffered');
+DROP DOMAIN weight CASCADE;
+CREATE UNIQUE INDEX boxes_2 ON boxes (id);
+ALTER TABLE boxes DROP CONSTRAINT boxes_pkey;
+DROP INDEX boxes_2;
+CREATE UNIQUE INDEX boxes_3 ON boxes (id);
+DROP INDEX boxes_2;
+SELECT dbscale.drop_counter('boxes_heavy');
+DROP DOMAIN weight CASCADE;
+INSERT INTO boxes (id) VALUES (1), (2);
+INSERT INTO things VALUES (1, 1, 3), (1, 2, 4), (2, 1, 7);
+SELECT * FROM boxes ORDER BY id;
+SELECT * FROM wrong;
+SELECT * FROM dbscale.check();
+DROP TABLE things, boxes;
+
 -- new shards have counters too
 CREATE TABLE days (day int PRIMARY KEY, events bigint, seen bigint);
 CREATE TABLE events (day int, what int);

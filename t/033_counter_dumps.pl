@@ -88,6 +88,13 @@ sub restored
 	is($sql->($verify), '', "$what: nor after DDL");
 	$sql->('SELECT dbscale.drop_counter(counter) FROM dbscale.counter');
 	is($sql->($owners), '', "$what: and they go without a trace");
+	$sql->(q(SELECT dbscale.create_counter('users', 'follower_count', '"follows!"', '{id}', '{whom}')));
+	foreach (1 .. 5)	# the worker reads the catalog in an order of its own
+	{
+		last if ($server->psql($name, 'SET client_min_messages = warning; DROP EXTENSION dbscale CASCADE'))[2] !~ /deadlock detected/;
+	}
+	is($sql->(q(SELECT tgname FROM pg_trigger WHERE tgname ~ 'counter' UNION ALL SELECT extname FROM pg_extension WHERE extname = 'dbscale')), '',
+		"$what: so does the extension with one");
 	$server->safe_psql('postgres', "DROP DATABASE $name WITH (FORCE)");
 	return;
 }

@@ -240,16 +240,33 @@ dbscale_counter_get(const char *name, bool missing_ok)
 	return list ? linitial(list) : NULL;
 }
 
+/* Of one without its other table nothing can be made. */
+static List *
+with_tables(List *counters)
+{
+	List	   *list = NIL;
+	ListCell   *lc;
+
+	foreach(lc, counters)
+	{
+		const Counter *counter = lfirst(lc);
+
+		if (get_rel_name(counter->target) && get_rel_name(counter->source))
+			list = lappend(list, lfirst(lc));
+	}
+	return list;
+}
+
 List *
 dbscale_counters_of_source(Oid source)
 {
-	return dbscale_counter_list(psprintf("source = %u AND NOT suspended", source));
+	return with_tables(dbscale_counter_list(psprintf("source = %u AND NOT suspended", source)));
 }
 
 List *
 dbscale_counters_of_target(Oid target)
 {
-	return dbscale_counter_list(psprintf("target = %u AND NOT suspended", target));
+	return with_tables(dbscale_counter_list(psprintf("target = %u AND NOT suspended", target)));
 }
 
 static const char *

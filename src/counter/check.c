@@ -155,8 +155,8 @@ index_is_on(Relation index, Relation rel, List *names)
 	return true;
 }
 
-void
-dbscale_counter_check_unique(const Counter *counter, Oid without)
+bool
+dbscale_counter_is_unique(const Counter *counter, Oid without)
 {
 	Relation	rel = table_open(counter->target, AccessShareLock);
 	bool		unique = false;
@@ -170,7 +170,13 @@ dbscale_counter_check_unique(const Counter *counter, Oid without)
 		index_close(index, AccessShareLock);
 	}
 	table_close(rel, NoLock);
-	if (!unique)
+	return unique;
+}
+
+void
+dbscale_counter_check_unique(const Counter *counter, Oid without)
+{
+	if (!dbscale_counter_is_unique(counter, without))
 		refuse(counter, ERRCODE_INVALID_FOREIGN_KEY,
 			   psprintf("Table \"%s\" has no unique index on exactly (%s).", get_rel_name(counter->target),
 						dbscale_counter_list_columns(counter->target_key, "")),

@@ -13,7 +13,10 @@
  *		where the generated SQL would be another (names, owners, a foreign key that
  *		came or went), it is made anew
  *
- * all in the statement's transaction, under its locks.
+ * all in the statement's transaction, under its locks.  Which counters that are is asked
+ * after the statement: it may have waited for who has made one.  What it has dropped,
+ * dropped.c tells.  Counters of other tables are none of its business: to look at one
+ * is to lock its tables, so to wait for all other DDL on them.
  *
  * While a dump is restored the counters' rows are there before the triggers are: until
  * then DDL is none of our business.  And what such a script adds (a primary key to one
@@ -30,28 +33,28 @@
 #include "nodes/parsenodes.h"
 #include "storage/lmgr.h"
 #include "tcop/utility.h"
+#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 
-/* A counter as it is before the statement. */
+/* RENAME COLUMN: a filter of the table as it is before. */
 typedef struct Noted
 {
-	Counter    *counter;
-	List	   *places;			/* of its target */
-	List	   *source_places;
+	const char *counter;
 	Node	   *filter;
-	List	   *target_functions;	/* DROP: lists of commands, parallel to the places */
-	List	   *source_functions;
 } Noted;
 
 /* Which counters a statement may concern. */
 typedef struct Concern
 {
 	bool		any;
-	bool		drops;			/* tables may be gone afterwards */
-	bool		all;			/* those of plain tables, whichever */
-	Oid			relid;			/* else of this table */
-	const char *old_column;		/* RENAME COLUMN */
+	bool		concurrently;	/* it ends the transaction */
+	Oid			relid;			/* those of this table */
+	List	   *roles;			/* those of tables that have to do with these roles: OIDs */
+	const char *old_schema;		/* RENAME SCHEMA: those of its tables */
+	const char *new_schema;
+	RangeVar   *relation;		/* RENAME COLUMN */
+	const char *old_column;
 	const char *new_column;
 } Concern;
 
@@ -72,10 +75,15 @@ static void
 concern_of_rename(RenameStmt *stmt, Concern *concern)
 {
 	concern->any = true;
-	concern->all = stmt->renameType == OBJECT_SCHEMA;
 	concern->relid = relation_of(stmt->relation);
+	if (stmt->renameType == OBJECT_SCHEMA)
+	{
+		concern->old_schema = stmt->subname;
+		concern->new_schema = stmt->newname;
+	}
 	if (stmt->renameType == OBJECT_COLUMN)
 	{
+		concern->relation = stmt->relation;
 		concern->old_column = stmt->subname;
 		concern->new_column = stmt->newname;
 	}
@@ -114,65 +122,17 @@ all_harmless(AlterTableStmt *stmt)
 	return true;
 }
 
-static bool
-is_our_trigger(const char *name)
+/* Whoever is CURRENT_USER; those that are not there the statement will refuse. */
+static List *
+role_oids(List *roles)
 {
-	for (int i = 0; i < lengthof(dbscale_counter_source_triggers); i++)
-		if (strcmp(name, dbscale_counter_source_triggers[i]) == 0)
-			return true;
-	for (int i = 0; i < lengthof(dbscale_counter_target_triggers); i++)
-		if (strcmp(name, dbscale_counter_target_triggers[i]) == 0)
-			return true;
-	return false;
-}
-
-/* DROP TRIGGER of a counter's: its name stands behind the table's. */
-static void
-check_drop_trigger(DropStmt *stmt)
-{
+	List	   *oids = NIL;
 	ListCell   *lc;
 
-	foreach(lc, stmt->objects)
-	{
-		List	   *name = lfirst(lc);
-		Oid			relid = RangeVarGetRelid(makeRangeVarFromNameList(list_truncate(list_copy(name), list_length(name) - 1)), NoLock, true);
-		char	   *counter;
-
-		if (!OidIsValid(relid) || !is_our_trigger(strVal(llast(name))))
-			continue;
-		counter = dbscale_counter_query(psprintf("SELECT counter FROM dbscale.counter WHERE source = %u OR target = %u ORDER BY 1 LIMIT 1",
-												 relid, relid));
-		if (counter)
-			ereport(ERROR,
-					(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
-					 errmsg("cannot drop trigger \"%s\" of table \"%s\"", strVal(llast(name)), get_rel_name(relid)),
-					 errdetail("Counter \"%s\" is kept by it.", counter),
-					 errhint("Use dbscale.drop_counter('%s').", counter)));
-	}
-}
-
-/*
- * DROP INDEX CONCURRENTLY works in transactions of its own, so afterwards it is too late.
- * It holds the lock that we take here to its end, so two of them see each other.  (It
- * cannot drop indexes of constraints, nor those of distributed tables.)
- */
-static void
-check_drop_concurrently(DropStmt *stmt)
-{
-	ListCell   *lc;
-
-	foreach(lc, stmt->objects)
-	{
-		Oid			index = RangeVarGetRelid(makeRangeVarFromNameList(lfirst(lc)), NoLock, true);
-		Oid			relid = OidIsValid(index) && get_rel_relkind(index) == RELKIND_INDEX ? IndexGetRelation(index, true) : InvalidOid;
-		ListCell   *lc2;
-
-		if (!OidIsValid(relid) || !dbscale_is_owner(relid))
-			continue;
-		LockRelationOid(relid, ShareUpdateExclusiveLock);
-		foreach(lc2, dbscale_counter_list_names(psprintf("target = %u", relid)))
-			dbscale_counter_check_unique(lfirst(lc2), index);
-	}
+	foreach(lc, roles)
+		if (((RoleSpec *) lfirst(lc))->roletype != ROLESPEC_PUBLIC)
+			oids = lappend_oid(oids, get_rolespec_oid(lfirst(lc), true));
+	return oids;
 }
 
 static Concern
@@ -194,14 +154,16 @@ concern_of(Node *stmt)
 			concern.relid = relation_of(((AlterObjectSchemaStmt *) stmt)->relation);
 			break;
 		case T_DropStmt:
-			/* CONCURRENTLY ends the transaction: check_drop_concurrently */
-			concern.any = concern.all = concern.drops = !((DropStmt *) stmt)->concurrent;
+			concern.any = true;
+			concern.concurrently = ((DropStmt *) stmt)->concurrent;
 			break;
 		case T_DropOwnedStmt:
-			concern.any = concern.all = concern.drops = true;
+			concern.any = true;
+			concern.roles = role_oids(((DropOwnedStmt *) stmt)->roles);
 			break;
 		case T_ReassignOwnedStmt:
-			concern.any = concern.all = true;
+			concern.any = true;
+			concern.roles = role_oids(((ReassignOwnedStmt *) stmt)->roles);
 			break;
 		default:
 			break;
@@ -209,54 +171,64 @@ concern_of(Node *stmt)
 	return concern;
 }
 
-static bool
-is_gone(const Counter *counter)
-{
-	return get_rel_name(counter->target) == NULL || get_rel_name(counter->source) == NULL;
-}
+/* ---- before ---- */
 
-/* Triggers go with their table; their functions do not, and are found by the table's name. */
+/* RENAME COLUMN takes this lock first, with the same look at the name; under it, its filters are what they are. */
 static void
-note_functions(Noted *note)
+lock_renamed(Concern *concern)
 {
-	ListCell   *lc;
+	for (;;)
+	{
+		Oid			relid = relation_of(concern->relation);
+		char		kind = OidIsValid(relid) ? get_rel_relkind(relid) : 0;
 
-	foreach(lc, note->places)
-		note->target_functions = lappend(note->target_functions,
-										 dbscale_counter_drop_functions_sql(lfirst(lc), note->counter->target));
-	foreach(lc, note->source_places)
-		note->source_functions = lappend(note->source_functions,
-										 dbscale_counter_drop_functions_sql(lfirst(lc), note->counter->source));
+		if ((kind != RELKIND_RELATION && kind != RELKIND_PARTITIONED_TABLE) || !dbscale_is_owner(relid))
+			return;
+		LockRelationOid(relid, AccessExclusiveLock);
+		concern->relid = relid;
+		if (relation_of(concern->relation) == relid)
+			return;
+		UnlockRelationOid(relid, AccessExclusiveLock);
+	}
 }
 
 static List *
-note_counters(const Concern *concern)
+note_filters(Oid source)
 {
 	List	   *noted = NIL;
 	ListCell   *lc;
 
-	foreach(lc, dbscale_counter_list_names(NULL))
+	foreach(lc, dbscale_counter_list_names(psprintf("source = %u AND filter IS NOT NULL", source)))
 	{
-		Counter    *counter = lfirst(lc);
-		Noted	   *note;
+		const Counter *counter = lfirst(lc);
+		Noted	   *note = palloc(sizeof(Noted));
 
-		/* gone already: we are inside of the DROP, whose own call sees to it */
-		if (is_gone(counter))
-			continue;
-		if (!concern->all && counter->target != concern->relid && counter->source != concern->relid)
-			continue;
-		note = palloc0(sizeof(Noted));
-		note->counter = counter;
-		note->places = counter->suspended ? NIL : dbscale_counter_places(counter->target);
-		note->source_places = counter->suspended ? NIL : dbscale_counter_places(counter->source);
-		if (concern->old_column && counter->filter && counter->source == concern->relid)
-			note->filter = dbscale_counter_parse_filter(counter->source, counter->filter);
-		if (concern->drops)
-			note_functions(note);
+		note->counter = counter->name;
+		note->filter = dbscale_counter_parse_filter(source, counter->filter);
 		noted = lappend(noted, note);
 	}
 	return noted;
 }
+
+/* Of tables that the roles own, or have privileges on. */
+static List *
+counters_of_roles(List *roles)
+{
+	StringInfoData sql;
+	ListCell   *lc;
+
+	initStringInfo(&sql);
+	appendStringInfoString(&sql, "EXISTS (SELECT FROM pg_catalog.pg_shdepend d WHERE d.classid = 'pg_catalog.pg_class'::regclass"
+						   " AND d.objid IN (source, target) AND d.dbid = (SELECT oid FROM pg_catalog.pg_database"
+						   " WHERE datname = pg_catalog.current_database()) AND d.refclassid = 'pg_catalog.pg_authid'::regclass"
+						   " AND d.refobjid IN (0");
+	foreach(lc, roles)
+		appendStringInfo(&sql, ", %u", lfirst_oid(lc));
+	appendStringInfoString(&sql, "))");
+	return dbscale_counter_list_names(sql.data);
+}
+
+/* ---- after ---- */
 
 static void
 rename_column(const Concern *concern, List *noted)
@@ -273,45 +245,52 @@ rename_column(const Concern *concern, List *noted)
 									 from, to, from, to, concern->relid));
 	foreach(lc, noted)
 	{
-		Noted	   *note = lfirst(lc);
+		const Noted *note = lfirst(lc);
 
-		if (note->filter)
-			dbscale_counter_execute(psprintf("UPDATE dbscale.counter SET filter = %s WHERE counter = %s",
-											 quote_literal_cstr(dbscale_counter_print_filter(concern->relid, note->filter)),
-											 quote_literal_cstr(note->counter->name)));
+		dbscale_counter_execute(psprintf("UPDATE dbscale.counter SET filter = %s WHERE counter = %s",
+										 quote_literal_cstr(dbscale_counter_print_filter(concern->relid, note->filter)),
+										 quote_literal_cstr(note->counter)));
 	}
 }
 
-/* The places on nodes that are not disabled; where the table is gone, its functions go too. */
+/* Of what is in the schema, or says so in its filter. */
 static List *
-drop_functions(CounterBatch *batch, Oid relid, List *places, List *functions)
+counters_of_schema(const Concern *concern)
 {
-	List	   *enabled = NIL;
+	Oid			schema = get_namespace_oid(concern->new_schema, true);
 
-	for (int i = 0; i < list_length(places); i++)
-	{
-		CounterPlace *place = list_nth(places, i);
-
-		if (place->group && !place->shard->node->enabled)
-			continue;
-		enabled = lappend(enabled, place);
-		if (get_rel_name(relid) == NULL)
-			dbscale_counter_send_all(batch, place, InvalidOid, list_nth(functions, i));
-	}
-	return enabled;
+	return dbscale_counter_list_names(psprintf("EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid IN (source, target) AND c.relnamespace = %u)"
+											   " OR pg_catalog.strpos(filter, %s) > 0", schema,
+											   quote_literal_cstr(psprintf("%s.", quote_identifier(concern->old_schema)))));
 }
 
-/* A counter whose tables, or one of them, are gone; nodes that are disabled keep what they have. */
-static void
-drop_rest(const Noted *note)
+static bool
+is_sharded(const Counter *counter)
 {
-	CounterBatch *batch = dbscale_counter_batch();
-	const Counter *counter = note->counter;
-	List	   *targets = drop_functions(batch, counter->target, note->places, note->target_functions);
-	List	   *sources = drop_functions(batch, counter->source, note->source_places, note->source_functions);
+	return dbscale_counter_is_sharded(counter->source) && dbscale_counter_is_sharded(counter->target);
+}
 
-	(void) dbscale_counter_finish(batch);
-	dbscale_counter_drop(counter, targets, sources);
+/* Those that the statement concerns whatever it has dropped: their names. */
+static List *
+concerned(const Concern *concern, List *of_roles)
+{
+	List	   *names = NIL;
+	List	   *counters = of_roles;
+	ListCell   *lc;
+
+	if (OidIsValid(concern->relid))
+		counters = dbscale_counter_list_names(psprintf("%u IN (source, target)", concern->relid));
+	else if (concern->new_schema)
+		counters = counters_of_schema(concern);
+	foreach(lc, counters)
+	{
+		const Counter *counter = lfirst(lc);
+
+		/* on the nodes, shards have names and owners of their own */
+		if (OidIsValid(concern->relid) || !is_sharded(counter))
+			names = lappend(names, (void *) counter->name);
+	}
+	return names;
 }
 
 /* Plain tables have no triggers yet while a dump is restored. */
@@ -323,14 +302,9 @@ has_trigger(Oid relid, const char *trigger)
 									   quote_literal_cstr(trigger))) != NULL;
 }
 
-/* A statement about other objects can change shards' tables only by dropping them. */
 static bool
-needs_look(const Concern *concern, const Noted *note)
+is_kept(const Counter *counter)
 {
-	const Counter *counter = note->counter;
-
-	if (dbscale_counter_is_sharded(counter->source) && dbscale_counter_is_sharded(counter->target))
-		return !concern->all;
 	return has_trigger(counter->source, dbscale_counter_source_triggers[0]) &&
 		has_trigger(counter->target, dbscale_counter_target_triggers[0]);
 }
@@ -352,32 +326,54 @@ refresh(const char *name)
 }
 
 static void
-after(const Concern *concern, List *noted)
+checking(void *name)
 {
-	List	   *looked_at = NIL;
+	errcontext("looking whether counter \"%s\" can be kept", (const char *) name);
+}
+
+/* What is not of the table (a type in a filter) names no counter. */
+static void
+check(Counter *counter)
+{
+	ErrorContextCallback callback = {error_context_stack, checking, (void *) counter->name};
+
+	error_context_stack = &callback;
+	dbscale_counter_check(counter);
+	error_context_stack = callback.previous;
+}
+
+/* Those of these names that are there, and in a restored dump have their triggers already; each once. */
+static List *
+add_counters(List *counters, List *names, bool kept_only)
+{
+	ListCell   *lc;
+	ListCell   *lc2;
+
+	foreach(lc, names)
+	{
+		Counter    *counter = dbscale_counter_get(lfirst(lc), true);
+
+		foreach(lc2, counters)
+			if (strcmp(((Counter *) lfirst(lc2))->name, lfirst(lc)) == 0)
+				break;
+		if (lc2 == NULL && counter && !counter->suspended && (!kept_only || is_kept(counter)))
+			counters = lappend(counters, counter);
+	}
+	return counters;
+}
+
+/* All are checked first: the SQL of a table speaks of all its counters. */
+static void
+look_at(List *harmed, List *concerned)
+{
+	List	   *counters = add_counters(add_counters(NIL, harmed, false), concerned, true);
 	ListCell   *lc;
 
-	CommandCounterIncrement();
-	if (concern->old_column)
-		rename_column(concern, noted);
-	/* all of them first: what is made anew below must not speak of them */
-	foreach(lc, noted)
-		if (is_gone(((Noted *) lfirst(lc))->counter))
-			dbscale_counter_forget(((Noted *) lfirst(lc))->counter);
-	foreach(lc, noted)
-	{
-		Noted	   *note = lfirst(lc);
-
-		if (is_gone(note->counter))
-			drop_rest(note);
-		else if (note->places != NIL && needs_look(concern, note))
-			looked_at = lappend(looked_at, (void *) note->counter->name);
-	}
-	/* all are checked first: the SQL of a table speaks of all its counters */
-	foreach(lc, looked_at)
-		dbscale_counter_check(dbscale_counter_get(lfirst(lc), false));
-	foreach(lc, looked_at)
-		refresh(lfirst(lc));
+	foreach(lc, counters)
+		check(lfirst(lc));
+	foreach(lc, counters)
+		if (is_kept(lfirst(lc)))
+			refresh(((Counter *) lfirst(lc))->name);
 }
 
 static void
@@ -390,36 +386,85 @@ call_previous(PlannedStmt *pstmt, const char *query, bool read_only_tree, Proces
 		standard_ProcessUtility(pstmt, query, read_only_tree, context, params, environment, dest, qc);
 }
 
+/* One statement, before and after. */
+typedef struct Statement
+{
+	Concern		concern;
+	CounterWatch *watch;
+	List	   *filters;		/* of Noted * */
+	List	   *of_roles;		/* of Counter * */
+} Statement;
+
+static void
+before(void *argument)
+{
+	Statement  *statement = argument;
+
+	if (statement->concern.old_column && OidIsValid(statement->concern.relid))
+		statement->filters = note_filters(statement->concern.relid);
+	if (statement->concern.roles)
+		statement->of_roles = counters_of_roles(statement->concern.roles);
+}
+
+static void
+after(void *argument)
+{
+	Statement  *statement = argument;
+	List	   *harmed;
+
+	if (statement->concern.old_column && OidIsValid(statement->concern.relid))
+		rename_column(&statement->concern, statement->filters);
+	harmed = dbscale_counter_dropped(statement->watch);
+	look_at(harmed, concerned(&statement->concern, statement->of_roles));
+	/* a column takes triggers along, and says more */
+	dbscale_counter_refuse_triggers(statement->watch);
+}
+
+/* Nodes are asked, and triggers made, on behalf of whoever has changed his table. */
+static void
+as_owner(void (*what) (void *argument), Statement *statement)
+{
+	Oid			user;
+	int			security;
+
+	GetUserIdAndSecContext(&user, &security);
+	SetUserIdAndSecContext(dbscale_extension_owner(), security | SECURITY_LOCAL_USERID_CHANGE);
+	dbscale_counter_with_latest(what, statement);
+	SetUserIdAndSecContext(user, security);
+}
+
 static void
 utility_hook(PlannedStmt *pstmt, const char *query, bool read_only_tree, ProcessUtilityContext context,
 			 ParamListInfo params, QueryEnvironment *environment, DestReceiver *dest, QueryCompletion *qc)
 {
-	Concern		concern = concern_of(pstmt->utilityStmt);
-	List	   *noted = NIL;
-	Oid			user;
-	int			security;
+	Statement	statement = {concern_of(pstmt->utilityStmt)};
 
-	if (IsA(pstmt->utilityStmt, DropStmt) && ((DropStmt *) pstmt->utilityStmt)->concurrent && IsTransactionState() &&
-		dbscale_extension_exists())
-		check_drop_concurrently((DropStmt *) pstmt->utilityStmt);
-	if (concern.any && dbscale_counter_internal == 0 && !creating_extension && context != PROCESS_UTILITY_SUBCOMMAND &&
-		IsTransactionState() && dbscale_extension_exists())
+	if (!statement.concern.any || dbscale_counter_internal > 0 || creating_extension || context == PROCESS_UTILITY_SUBCOMMAND ||
+		!IsTransactionState() || !dbscale_extension_exists())
 	{
-		if (IsA(pstmt->utilityStmt, DropStmt) && ((DropStmt *) pstmt->utilityStmt)->removeType == OBJECT_TRIGGER)
-			check_drop_trigger((DropStmt *) pstmt->utilityStmt);
-		GetUserIdAndSecContext(&user, &security);
-		SetUserIdAndSecContext(dbscale_extension_owner(), security | SECURITY_LOCAL_USERID_CHANGE);
-		noted = note_counters(&concern);
-		SetUserIdAndSecContext(user, security);
-	}
-	call_previous(pstmt, query, read_only_tree, context, params, environment, dest, qc);
-	if (noted == NIL || !dbscale_extension_exists())
+		call_previous(pstmt, query, read_only_tree, context, params, environment, dest, qc);
 		return;
-	/* nodes are asked, and triggers made, on behalf of whoever has changed his table */
-	GetUserIdAndSecContext(&user, &security);
-	SetUserIdAndSecContext(dbscale_extension_owner(), security | SECURITY_LOCAL_USERID_CHANGE);
-	after(&concern, noted);
-	SetUserIdAndSecContext(user, security);
+	}
+	if (statement.concern.old_column)
+		lock_renamed(&statement.concern);
+	as_owner(before, &statement);
+	statement.watch = dbscale_counter_watch();
+	PG_TRY();
+	{
+		call_previous(pstmt, query, read_only_tree, context, params, environment, dest, qc);
+	}
+	PG_FINALLY();
+	{
+		dbscale_counter_unwatch(statement.watch);
+	}
+	PG_END_TRY();
+	if (statement.concern.concurrently || !dbscale_extension_exists())
+		return;
+	CommandCounterIncrement();
+	/* under the lock, the name says which table it was */
+	if (IsA(pstmt->utilityStmt, AlterTableStmt) && OidIsValid(statement.concern.relid))
+		statement.concern.relid = relation_of(((AlterTableStmt *) pstmt->utilityStmt)->relation);
+	as_owner(after, &statement);
 }
 
 /* ---- what ddl/ and rebalance/ ask ---- */
@@ -629,6 +674,7 @@ dbscale_counter_init(void)
 {
 	dbscale_counter_last_fold_init();
 	dbscale_counter_stuck_init();
+	dbscale_counter_dropped_init();
 	previous_hook = ProcessUtility_hook;
 	ProcessUtility_hook = utility_hook;
 }

@@ -57,6 +57,11 @@ extern void dbscale_counter_execute(const char *sql);
 extern uint64 dbscale_counter_execute_as(Oid user, const char *sql);
 extern char *dbscale_counter_query(const char *sql);
 extern List *dbscale_counter_query_rows(const char *sql, int *natts);
+/*
+ * DDL sees the catalogs as they are, whatever the transaction's snapshot: commands that `what` runs see
+ * all that is committed, under REPEATABLE READ too.
+ */
+extern void dbscale_counter_with_latest(void (*what) (void *argument), void *argument);
 /* True while such a command runs, whose DDL is not to be looked at. */
 extern int	dbscale_counter_internal;
 
@@ -97,7 +102,7 @@ extern Counter *dbscale_counter_get(const char *name, bool missing_ok);
 /* The same without what has to be found out. */
 extern List *dbscale_counter_list_names(const char *condition);
 extern List *dbscale_counter_list(const char *condition);	/* of Counter *; NULL: all */
-/* Those that are not suspended. */
+/* Those that are not suspended, and have both tables. */
 extern List *dbscale_counters_of_source(Oid source);
 extern List *dbscale_counters_of_target(Oid target);
 extern void dbscale_counter_find_out(Counter *counter);
@@ -112,9 +117,10 @@ extern bool dbscale_counter_filter_is_plain(const char *filter);
 extern char *dbscale_counter_print_filter(Oid source, Node *expression);
 extern void dbscale_counter_check(Counter *counter);
 extern bool dbscale_counter_is_apart(const Counter *counter);
-/* Is the target's key unique, also without this index? */
 /* Digits behind the point that a numeric column of this typmod keeps. */
 extern int	dbscale_counter_scale(int32 typmod);
+/* Is the target's key unique, also without this index? */
+extern bool dbscale_counter_is_unique(const Counter *counter, Oid without);
 extern void dbscale_counter_check_unique(const Counter *counter, Oid without);
 
 /* The SQL (triggers.c, queries.c); every list is of char *. */
@@ -193,6 +199,16 @@ extern char *dbscale_counter_fingerprint(Oid source, Oid target);
 extern void dbscale_counter_set_fingerprint(Oid source, Oid target);
 extern void dbscale_counter_forget(const Counter *counter);
 extern void dbscale_counter_drop(const Counter *counter, List *target_places, List *source_places);
+
+/* What a statement drops is noted from here until unwatch, in the current memory context (dropped.c). */
+typedef struct CounterWatch CounterWatch;
+extern CounterWatch *dbscale_counter_watch(void);
+extern void dbscale_counter_unwatch(CounterWatch *ended);
+/* Counters whose tables are gone are dropped; names of those that may have been harmed. */
+extern List *dbscale_counter_dropped(const CounterWatch *ended);
+/* One of our triggers is gone, and what it keeps is not. */
+extern void dbscale_counter_refuse_triggers(const CounterWatch *ended);
+extern void dbscale_counter_dropped_init(void);
 
 /* Counters whose tables are apart (apart.c: their SQL; carry.c). */
 extern List *dbscale_counter_orphans_sql(const CounterPlace *place, const Counter *counter);

@@ -11,6 +11,7 @@
  */
 #include "counter/internal.h"
 
+#include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "foreign/foreign.h"
@@ -20,8 +21,10 @@
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
+#include "utils/snapmgr.h"
 
 int			dbscale_counter_internal = 0;
+static bool reads_latest = false;
 
 /* What text SQL is made from, and read as, must not depend on the session. */
 int
@@ -43,6 +46,14 @@ dbscale_counter_safe_session(void)
 	return level;
 }
 
+static int
+run(const char *sql)
+{
+	if (!reads_latest || !IsolationUsesXactSnapshot())
+		return SPI_execute(sql, false, 0);
+	return SPI_execute_snapshot(SPI_prepare(sql, 0, NULL), NULL, NULL, GetLatestSnapshot(), InvalidSnapshot, false, true, 0);
+}
+
 /* Runs it and leaves SPI connected; the caller reads SPI_tuptable and calls finish. */
 static int
 start(const char *sql)
@@ -54,7 +65,7 @@ start(const char *sql)
 	dbscale_counter_internal++;
 	PG_TRY();
 	{
-		if (SPI_execute(sql, false, 0) < 0)
+		if (run(sql) < 0)
 			elog(ERROR, "could not run an internal command");
 	}
 	PG_FINALLY();
@@ -70,6 +81,23 @@ finish(int level)
 {
 	AtEOXact_GUC(true, level);
 	SPI_finish();
+}
+
+void
+dbscale_counter_with_latest(void (*what) (void *argument), void *argument)
+{
+	bool		outer = reads_latest;
+
+	reads_latest = true;
+	PG_TRY();
+	{
+		what(argument);
+	}
+	PG_FINALLY();
+	{
+		reads_latest = outer;
+	}
+	PG_END_TRY();
 }
 
 uint64
