@@ -78,40 +78,15 @@ read_dropped(void)
 	return list;
 }
 
-/* The rows of a query as a list of (node, shard table's stored name) pairs. */
-typedef struct Placed
-{
-	char	   *node;
-	char	   *name;
-} Placed;
-
+/* Lists of a node and the stored name of a shard table there. */
 static List *
 shard_tables(Oid relid)
 {
-	MemoryContext caller = CurrentMemoryContext;
-	List	   *list = NIL;
-	int			level;
-
-	SPI_connect();
-	level = dbscale_ddl_set_safe_path();
-	SPI_execute(psprintf("SELECT s.node, t.stored_name || '_' || s.shard "
-						 "FROM dbscale.distributed_table t JOIN dbscale.shard s USING (group_id) WHERE t.relation = %u "
-						 "UNION ALL SELECT n.node, t.stored_name "
-						 "FROM dbscale.distributed_table t, dbscale.node n WHERE t.relation = %u AND t.group_id IS NULL",
-						 relid, relid), false, 0);
-	for (uint64 i = 0; i < SPI_processed; i++)
-	{
-		MemoryContext old = MemoryContextSwitchTo(caller);
-		Placed	   *placed = palloc(sizeof(Placed));
-
-		placed->node = copied(caller, SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1);
-		placed->name = copied(caller, SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 2);
-		list = lappend(list, placed);
-		MemoryContextSwitchTo(old);
-	}
-	AtEOXact_GUC(true, level);
-	SPI_finish();
-	return list;
+	return dbscale_ddl_query_rows(psprintf("SELECT s.node, t.stored_name || '_' || s.shard "
+										   "FROM dbscale.distributed_table t JOIN dbscale.shard s USING (group_id) WHERE t.relation = %u "
+										   "UNION ALL SELECT n.node, t.stored_name "
+										   "FROM dbscale.distributed_table t, dbscale.node n WHERE t.relation = %u AND t.group_id IS NULL",
+										   relid, relid));
 }
 
 static void
@@ -123,15 +98,15 @@ drop_on_nodes(const char *table, Oid relid)
 
 	foreach(lc, shard_tables(relid))
 	{
-		Placed	   *placed = lfirst(lc);
-		const ShardNode *node = dbscale_catalog_require_node(placed->node, false);
+		char	  **row = lfirst(lc);
+		const ShardNode *node = dbscale_catalog_require_node(row[0], false);
 		RemoteConnection *conn;
 
 		if (!node->enabled)
 		{
 			if (!list_member_ptr(warned, node))
 				ereport(WARNING,
-						(errmsg("shards of \"%s\" are left on node \"%s\"", table, placed->node),
+						(errmsg("shards of \"%s\" are left on node \"%s\"", table, row[0]),
 						 errdetail("The node is disabled.")));
 			warned = list_append_unique_ptr(warned, (void *) node);
 			continue;
@@ -139,8 +114,8 @@ drop_on_nodes(const char *table, Oid relid)
 		conn = dbscale_transaction_connection(node->serverid, dbscale_ddl_node_user(node), REMOTE_WRITE);
 		statements = lappend(statements,
 							 dbscale_remote_send(conn, psprintf("DROP TABLE IF EXISTS %s CASCADE",
-																quote_qualified_identifier(DBSCALE_SHARDS_SCHEMA, placed->name)),
-												 REMOTE_NO_PARAMS, 0, placed->name));
+																quote_qualified_identifier(DBSCALE_SHARDS_SCHEMA, row[1])),
+												 REMOTE_NO_PARAMS, 0, row[1]));
 	}
 	foreach(lc, statements)
 	{

@@ -10,10 +10,12 @@
  */
 #include "ddl/ddl.h"
 
+#include "access/xact.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
+#include "utils/snapmgr.h"
 
 int			dbscale_ddl_internal = 0;
 
@@ -27,12 +29,21 @@ dbscale_ddl_set_safe_path(void)
 	return level;
 }
 
+/* DDL sees the catalogs as they are, also where the transaction's snapshot is of before a table was distributed. */
+static int
+run_with_latest(const char *sql)
+{
+	if (!IsolationUsesXactSnapshot())
+		return SPI_execute(sql, false, 0);
+	return SPI_execute_snapshot(SPI_prepare(sql, 0, NULL), NULL, NULL, GetLatestSnapshot(), InvalidSnapshot, false, true, 0);
+}
+
 /*
  * The first column of the first row as text in the caller's memory context, or
  * NULL.  `rows` (may be NULL) gets the number of rows processed.
  */
 static char *
-run_sql(const char *sql, bool read_only, uint64 *rows)
+run_sql(const char *sql, uint64 *rows)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	char	   *value;
@@ -43,7 +54,7 @@ run_sql(const char *sql, bool read_only, uint64 *rows)
 	dbscale_ddl_internal++;
 	PG_TRY();
 	{
-		if (SPI_execute(sql, read_only, 0) < 0)
+		if (run_with_latest(sql) < 0)
 			elog(ERROR, "could not run an internal command");
 	}
 	PG_FINALLY();
@@ -70,14 +81,14 @@ dbscale_ddl_execute(const char *sql)
 {
 	uint64		rows = 0;
 
-	(void) run_sql(sql, false, &rows);
+	(void) run_sql(sql, &rows);
 	return rows;
 }
 
 char *
 dbscale_ddl_query_value(const char *sql)
 {
-	return run_sql(sql, false, NULL);
+	return run_sql(sql, NULL);
 }
 
 uint64
@@ -104,7 +115,7 @@ dbscale_ddl_query_rows(const char *sql)
 
 	SPI_connect();
 	level = dbscale_ddl_set_safe_path();
-	if (SPI_execute(sql, false, 0) != SPI_OK_SELECT)
+	if (run_with_latest(sql) != SPI_OK_SELECT)
 		elog(ERROR, "could not run an internal query");
 	AtEOXact_GUC(true, level);
 	for (uint64 i = 0; i < SPI_processed; i++)

@@ -373,7 +373,7 @@ move_check_source(Move *move)
 	name = table_without_identity(move, source);
 	if (name != NULL)
 		require(false, move, &move->source, psprintf("Table \"%s\" has no primary key, and its replica identity is not FULL.", name),
-				"Add a primary key, or run ALTER TABLE ... REPLICA IDENTITY FULL");
+				"Add a primary key, or set REPLICA IDENTITY FULL before the table is distributed");
 	name = incomparable_column(move, source);
 	if (name != NULL)
 		require(false, move, &move->source, psprintf("Column \"%s\" has a type without equality, and the whole row is its table's replica identity.", name),
