@@ -23,6 +23,7 @@
 #include "planner/fanout.h"
 #include "planner/fallback.h"
 
+#include "access/xact.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_collation.h"
 #include "catalog/pg_proc.h"
@@ -209,6 +210,13 @@ dbscale_fanout_place(FanoutLevel *level, Query *query)
 	else if (is_better_pruned(query, &level->colocation))
 		level->reason = better_pruned;
 	return level->reason == NULL;
+}
+
+/* See dbscale.consistent_reads; a plan that is kept, and used in a block later, may be refused there. */
+bool
+dbscale_fanout_takes_one_step(void)
+{
+	return dbscale_consistent_reads && !IsolationUsesXactSnapshot() && IsTransactionBlock();
 }
 
 /* ---- the placeholder ---- */

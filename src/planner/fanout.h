@@ -80,6 +80,9 @@ extern void dbscale_fanout_estimate_init(void);
 
 /* ---- joins and subqueries ---- */
 
+/* Would a plan be refused in which what one node sends is needed before others are asked? */
+extern bool dbscale_fanout_takes_one_step(void);
+
 /*
  * A copy in which a small side of a join is arrays, the given subqueries, of what is to be
  * in the level's WITH; NULL if none is small.

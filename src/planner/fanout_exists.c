@@ -122,6 +122,8 @@ dbscale_fanout_exists_as_in(Query *query)
 	List	   *conditions = make_ands_implicit((Expr *) query->jointree->quals);
 	ListCell   *lc;
 
+	if (dbscale_fanout_takes_one_step())
+		return;
 	foreach(lc, conditions)
 	{
 		Node	   *in = exists_as_in(lfirst(lc));

@@ -458,7 +458,7 @@ expected_rows(Part *part)
 bool
 parts_is_small_beside(Part *small, Part *big)
 {
-	if (small->conditions == NIL && !small->local)
+	if (!small->local && (small->conditions == NIL || dbscale_fanout_takes_one_step()))
 		return false;
 	if (small->rows < 0)
 		small->rows = expected_rows(small);
