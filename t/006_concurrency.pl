@@ -80,6 +80,7 @@ is($db->sql('SELECT sum(n) FROM counters WHERE id <> 7'), 0, 'other rows are as 
 is($db->sql(q(SELECT count(*) FROM counters c WHERE dbscale.shard_for('counters', c.id)
 	<> (SELECT shard FROM dbscale.shard_table WHERE foreign_table = c.tableoid))), 0, 'every row is in its shard');
 is($db->sql('SELECT count(*) FROM dbscale.check()'), 0, 'check() is clean');
-is($db->in_doubt, 0, 'nothing is in doubt');
+# the log of the last moves is cleaned by the worker, which may be late on a busy machine
+ok($db->wait_for_recovery, 'nothing is in doubt');
 
 done_testing();

@@ -208,7 +208,7 @@ like(($db->try("${on}BEGIN;\nSELECT sum(balance) FROM accounts WHERE balance > (
 my $off_key = "SELECT count(*) FROM owners o LEFT JOIN accounts a ON a.balance = o.id WHERE o.name = 'owner 3';\n"
   . "SELECT count(*) FROM owners o WHERE EXISTS (SELECT FROM accounts a WHERE a.balance = o.id AND a.id > 0);\n"
   . "SELECT count(*) FROM owners o JOIN accounts a ON a.balance = o.id WHERE o.name = 'owner 3';\n";
-is(($db->try("${on}BEGIN;\n${off_key}COMMIT;"))[1], "1\n0\n0", 'joins off the key take one step there');
+is(($db->try("${on}BEGIN;\n${off_key}COMMIT;"))[1], ($db->try($off_key))[1], 'joins off the key take one step there');
 like(($db->try("BEGIN ISOLATION LEVEL REPEATABLE READ;\nSELECT 1 FROM accounts WHERE id = $a;\n$on$sum"))[2],
 	qr/ERROR:  40001: the transaction has no snapshot of node "n\d" from its beginning/,
 	'the setting comes too late for the snapshot');
