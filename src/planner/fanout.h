@@ -109,6 +109,10 @@ extern bool dbscale_fanout_separate(Query *query, bool also_alone);
 extern void dbscale_fanout_exists_as_in(Query *query);
 /* Put the tables of EXISTS and NOT EXISTS in WHERE into subqueries of their own. */
 extern void dbscale_fanout_separate_exists(Query *query);
+/* ARRAY(query), value operator ANY (array), and of what arrays are made. */
+extern SubLink *dbscale_fanout_array_of(Query *query);
+extern Node *dbscale_fanout_any(Oid operator, Oid collation, Node *value, Node *array);
+extern bool dbscale_fanout_can_be_array(Oid type);
 /* value IN (SELECT …), which depends on no row, as value = ANY (ARRAY(SELECT …)); NULL if it can't be. */
 extern Node *dbscale_fanout_any_of_array(SubLink *link);
 /* UPDATE and DELETE that core plans, with conditions by which shards send, and lock, fewer rows. */

@@ -32,7 +32,6 @@ array_of_column(CommonTableExpr *small, int column)
 	Query	   *query = makeNode(Query);
 	RangeTblEntry *rte = makeNode(RangeTblEntry);
 	RangeTblRef *ref = makeNode(RangeTblRef);
-	SubLink    *array = makeNode(SubLink);
 	Var		   *var = makeVar(1, column, list_nth_oid(small->ctecoltypes, column - 1),
 							  list_nth_int(small->ctecoltypmods, column - 1),
 							  list_nth_oid(small->ctecolcollations, column - 1), 0);
@@ -51,10 +50,7 @@ array_of_column(CommonTableExpr *small, int column)
 	query->rtable = list_make1(rte);
 	query->jointree = makeFromExpr(list_make1(ref), NULL);
 	query->targetList = list_make1(makeTargetEntry((Expr *) var, 1, pstrdup("c1"), false));
-	array->subLinkType = ARRAY_SUBLINK;
-	array->subselect = (Node *) query;
-	array->location = -1;
-	return array;
+	return dbscale_fanout_array_of(query);
 }
 
 static CommonTableExpr *
@@ -88,7 +84,7 @@ can_be_arrays(CommonTableExpr *small)
 	ListCell   *lc;
 
 	foreach(lc, small->ctecoltypes)
-		if (!OidIsValid(get_array_type(lfirst_oid(lc))) || OidIsValid(get_element_type(lfirst_oid(lc))) ||
+		if (!dbscale_fanout_can_be_array(lfirst_oid(lc)) ||
 			list_nth_oid(small->ctecolcollations, foreach_current_index(lc)) != get_typcollation(lfirst_oid(lc)))
 			return false;
 	return small->ctecoltypes != NIL;

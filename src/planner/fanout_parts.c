@@ -469,13 +469,6 @@ parts_is_small_beside(Part *small, Part *big)
 
 /* ---- filters ---- */
 
-/* An array of arrays would be taken for one of their elements. */
-static bool
-can_be_array(Oid type)
-{
-	return OidIsValid(get_array_type(type)) && !OidIsValid(get_element_type(type));
-}
-
 bool
 parts_can_filter(const OpExpr *op)
 {
@@ -486,7 +479,7 @@ parts_can_filter(const OpExpr *op)
 	left = exprType(linitial(op->args));
 	return op_hashjoinable(op->opno, left) && op_strict(op->opno) && dbscale_ship_is_builtin(op->opno) &&
 		OidIsValid(get_commutator(op->opno)) && dbscale_ship_is_builtin(get_commutator(op->opno)) &&
-		can_be_array(left) && can_be_array(exprType(lsecond(op->args)));
+		dbscale_fanout_can_be_array(left) && dbscale_fanout_can_be_array(exprType(lsecond(op->args)));
 }
 
 /* What stands for the part's column in its own query. */
@@ -502,18 +495,9 @@ Node *
 parts_filter(const OpExpr *op, Expr *column, Part *small, Expr *value)
 {
 	Query	   *values = copyObject(small->query);
-	SubLink    *array = makeNode(SubLink);
-	ScalarArrayOpExpr *any = makeNode(ScalarArrayOpExpr);
+	bool		column_first = exprType((Node *) column) == exprType(linitial(op->args));
 
 	values->targetList = list_make1(makeTargetEntry(value, 1, "c1", false));
-	array->subLinkType = ARRAY_SUBLINK;
-	array->subselect = (Node *) values;
-	array->location = -1;
-	any->opno = exprType((Node *) column) == exprType(linitial(op->args)) ? op->opno : get_commutator(op->opno);
-	any->opfuncid = get_opcode(any->opno);
-	any->useOr = true;
-	any->inputcollid = op->inputcollid;
-	any->args = list_make2(column, array);
-	any->location = -1;
-	return (Node *) any;
+	return dbscale_fanout_any(column_first ? op->opno : get_commutator(op->opno), op->inputcollid,
+							  (Node *) column, (Node *) dbscale_fanout_array_of(values));
 }

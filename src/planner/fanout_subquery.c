@@ -91,36 +91,55 @@ may_be_big(Query *query)
 	return false;
 }
 
+SubLink *
+dbscale_fanout_array_of(Query *query)
+{
+	SubLink    *array = makeNode(SubLink);
+
+	array->subLinkType = ARRAY_SUBLINK;
+	array->subselect = (Node *) query;
+	array->location = -1;
+	return array;
+}
+
+Node *
+dbscale_fanout_any(Oid operator, Oid collation, Node *value, Node *array)
+{
+	ScalarArrayOpExpr *any = makeNode(ScalarArrayOpExpr);
+
+	any->opno = operator;
+	any->opfuncid = get_opcode(operator);
+	any->useOr = true;
+	any->inputcollid = collation;
+	any->args = list_make2(value, array);
+	any->location = -1;
+	return (Node *) any;
+}
+
+/* An array of arrays would be taken for one of their elements. */
+bool
+dbscale_fanout_can_be_array(Oid type)
+{
+	return OidIsValid(get_array_type(type)) && !OidIsValid(get_element_type(type));
+}
+
 /* value IN (SELECT …) as value = ANY (array), which has the same NULLs; else NULL. */
 static Node *
 any_of_array(MarkContext *context, SubLink *link)
 {
 	OpExpr	   *op = (OpExpr *) link->testexpr;
-	ScalarArrayOpExpr *any;
-	SubLink    *array;
 	Query	   *subselect = (Query *) link->subselect;
 	Oid			type;
 
 	if (!IsA(op, OpExpr) || list_length(op->args) != 2 || !IsA(lsecond(op->args), Param))
 		return NULL;
 	type = exprType(lsecond(op->args));
-	/* an array of arrays would be taken for one of their elements */
-	if (!OidIsValid(get_array_type(type)) || OidIsValid(get_element_type(type)) ||
+	if (!dbscale_fanout_can_be_array(type) ||
 		exprType((Node *) ((TargetEntry *) linitial(subselect->targetList))->expr) != type ||
 		may_be_big(subselect))
 		return NULL;
-	array = makeNode(SubLink);
-	array->subLinkType = ARRAY_SUBLINK;
-	array->subselect = copyObject(link->subselect);
-	array->location = -1;
-	any = makeNode(ScalarArrayOpExpr);
-	any->opno = op->opno;
-	any->opfuncid = op->opfuncid;
-	any->useOr = true;
-	any->inputcollid = op->inputcollid;
-	any->args = list_make2(copyObject(linitial(op->args)), make_mark(context, array));
-	any->location = -1;
-	return (Node *) any;
+	return dbscale_fanout_any(op->opno, op->inputcollid, copyObject(linitial(op->args)),
+							  make_mark(context, dbscale_fanout_array_of(copyObject(subselect))));
 }
 
 /* Can it not fail by having several rows? */
