@@ -10,15 +10,18 @@
 
 #include "access/genam.h"
 #include "access/table.h"
+#include "access/xact.h"
 #include "catalog/indexing.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_extension.h"
 #include "commands/extension.h"
+#include "executor/spi.h"
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "storage/fd.h"
 #include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
+#include "utils/snapmgr.h"
 
 bool		dbscale_was_preloaded = false;
 
@@ -47,6 +50,14 @@ bool
 dbscale_extension_exists(void)
 {
 	return OidIsValid(get_extension_oid("dbscale", true));
+}
+
+int
+dbscale_execute_latest(const char *sql)
+{
+	if (!IsolationUsesXactSnapshot())
+		return SPI_execute(sql, false, 0);
+	return SPI_execute_snapshot(SPI_prepare(sql, 0, NULL), NULL, NULL, GetLatestSnapshot(), InvalidSnapshot, false, true, 0);
 }
 
 Oid

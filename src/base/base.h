@@ -73,6 +73,9 @@ extern void dbscale_require_preload(void);
 struct LWLock;
 extern void dbscale_shared_area(const char *name, Size size, void **memory, struct LWLock **lock);
 
+/* SPI_execute() that sees what is committed by now under REPEATABLE READ too, as DDL sees the catalogs. */
+extern int	dbscale_execute_latest(const char *sql);
+
 /* OID of the extension's owner (who creates what needs a superuser). */
 extern Oid	dbscale_extension_owner(void);
 /* True when CREATE EXTENSION has been run in this database. */

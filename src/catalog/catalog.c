@@ -61,6 +61,14 @@ dbscale_catalog_table(Oid relid)
 	return entry ? entry->table : NULL;
 }
 
+bool
+dbscale_catalog_is_distributed(Oid relid)
+{
+	const DistributedTable *table = dbscale_catalog_table(relid);
+
+	return table != NULL && !table->is_reference;
+}
+
 const TableGroup *
 dbscale_catalog_group(int group_id)
 {

@@ -104,6 +104,8 @@ typedef struct DistributedTable
  * by their addresses.
  */
 extern const DistributedTable *dbscale_catalog_table(Oid relid);
+/* Has it shards, each with a part of its rows? */
+extern bool dbscale_catalog_is_distributed(Oid relid);
 extern const TableGroup *dbscale_catalog_group(int group_id);
 extern const TableGroup *dbscale_catalog_group_by_opfamily(const char *opfamily);
 extern const ShardNode *dbscale_catalog_node(const char *name);

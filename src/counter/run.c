@@ -11,7 +11,6 @@
  */
 #include "counter/internal.h"
 
-#include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "foreign/foreign.h"
@@ -21,7 +20,6 @@
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
-#include "utils/snapmgr.h"
 
 int			dbscale_counter_internal = 0;
 static bool reads_latest = false;
@@ -46,14 +44,6 @@ dbscale_counter_safe_session(void)
 	return level;
 }
 
-static int
-run(const char *sql)
-{
-	if (!reads_latest || !IsolationUsesXactSnapshot())
-		return SPI_execute(sql, false, 0);
-	return SPI_execute_snapshot(SPI_prepare(sql, 0, NULL), NULL, NULL, GetLatestSnapshot(), InvalidSnapshot, false, true, 0);
-}
-
 /* Runs it and leaves SPI connected; the caller reads SPI_tuptable and calls finish. */
 static int
 start(const char *sql)
@@ -65,7 +55,7 @@ start(const char *sql)
 	dbscale_counter_internal++;
 	PG_TRY();
 	{
-		if (run(sql) < 0)
+		if ((reads_latest ? dbscale_execute_latest(sql) : SPI_execute(sql, false, 0)) < 0)
 			elog(ERROR, "could not run an internal command");
 	}
 	PG_FINALLY();

@@ -10,12 +10,10 @@
  */
 #include "ddl/ddl.h"
 
-#include "access/xact.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
-#include "utils/snapmgr.h"
 
 int			dbscale_ddl_internal = 0;
 
@@ -27,15 +25,6 @@ dbscale_ddl_set_safe_path(void)
 	(void) set_config_option("search_path", "pg_catalog, pg_temp", PGC_USERSET,
 							 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
 	return level;
-}
-
-/* DDL sees the catalogs as they are, also where the transaction's snapshot is of before a table was distributed. */
-static int
-run_with_latest(const char *sql)
-{
-	if (!IsolationUsesXactSnapshot())
-		return SPI_execute(sql, false, 0);
-	return SPI_execute_snapshot(SPI_prepare(sql, 0, NULL), NULL, NULL, GetLatestSnapshot(), InvalidSnapshot, false, true, 0);
 }
 
 /*
@@ -54,7 +43,7 @@ run_sql(const char *sql, uint64 *rows)
 	dbscale_ddl_internal++;
 	PG_TRY();
 	{
-		if (run_with_latest(sql) < 0)
+		if (dbscale_execute_latest(sql) < 0)
 			elog(ERROR, "could not run an internal command");
 	}
 	PG_FINALLY();
@@ -115,7 +104,7 @@ dbscale_ddl_query_rows(const char *sql)
 
 	SPI_connect();
 	level = dbscale_ddl_set_safe_path();
-	if (run_with_latest(sql) != SPI_OK_SELECT)
+	if (dbscale_execute_latest(sql) != SPI_OK_SELECT)
 		elog(ERROR, "could not run an internal query");
 	AtEOXact_GUC(true, level);
 	for (uint64 i = 0; i < SPI_processed; i++)

@@ -4,9 +4,9 @@
  *		puts the parts together.
  *
  * The variance of a column, of whose parts how many values there are, their sum and the
- * sum of their squares are known, all exact.  As core does it: (N * sum(x²) - sum(x)²) / (N * (N - 1)), and 0 without digits where
- * the difference is; NULL for fewer than two values (of a population, which is divided by
- * N * N: for none).
+ * sum of their squares are known, all exact.  As core does it: (N * sum(x²) - sum(x)²) /
+ * (N * (N - 1)), and 0 without digits where the difference is; NULL for fewer than two values
+ * (of a population, which is divided by N * N: for none).
  */
 #include "executor/internal.h"
 

@@ -176,10 +176,12 @@ find_small_part(Query *level, List *parts, List *left_over, List *conditions)
 	Part	   *local = left_over == NIL ? NULL : parts_make_local(level, left_over, conditions);
 	ListCell   *lc;
 
+	if (left_over != NIL && local == NULL)
+		return NULL;
 	foreach(lc, parts)
 		parts_fill(lfirst(lc), level, conditions);
-	if (left_over != NIL)
-		return local != NULL && is_small_beside_one(local, parts, conditions) ? local : NULL;
+	if (local != NULL)
+		return is_small_beside_one(local, parts, conditions) ? local : NULL;
 	foreach(lc, parts)
 		if (is_small_beside_one(lfirst(lc), parts, conditions))
 			return lfirst(lc);

@@ -188,7 +188,9 @@ conditions_of_missing(List *own, List *above, Node *side)
 	return result;
 }
 
-/* The unit with parts in it, given the conditions that its rows have to meet. */
+static Node *part_or_parts(Separation *separation, Node *node, List *conditions);
+
+/* The unit, which is no part as it is, with parts in it, given the conditions that its rows have to meet. */
 static Node *
 take_apart(Separation *separation, Node *node, List *conditions)
 {
@@ -197,8 +199,6 @@ take_apart(Separation *separation, Node *node, List *conditions)
 	List	   *of_left = NIL;
 	List	   *of_right = NIL;
 
-	if (parts_is_placeable(separation->level, list_make1(node), parts_members_of(node), conditions))
-		return place(separation, list_make1(node), conditions);
 	if (!IsA(node, JoinExpr))
 	{
 		Part	   *local = parts_make_local(separation->level, list_make1(node), conditions);
@@ -228,11 +228,21 @@ take_apart(Separation *separation, Node *node, List *conditions)
 	}
 	if (join->rtindex > 0)
 		forget_columns(rt_fetch(join->rtindex, separation->level->rtable));
-	join->larg = take_apart(separation, join->larg, of_left);
-	join->rarg = take_apart(separation, join->rarg, of_right);
+	join->larg = part_or_parts(separation, join->larg, of_left);
+	join->rarg = part_or_parts(separation, join->rarg, of_right);
 	own = list_difference_ptr(own, separation->pushed);
 	join->quals = own == NIL ? NULL : (Node *) make_ands_explicit(own);
 	return node;
+}
+
+static Node *
+part_or_parts(Separation *separation, Node *node, List *conditions)
+{
+	List	   *unit = list_make1(node);
+
+	if (parts_is_placeable(separation->level, unit, parts_members_of(node), conditions))
+		return place(separation, unit, conditions);
+	return take_apart(separation, node, conditions);
 }
 
 /* ---- each side by itself ---- */

@@ -92,14 +92,6 @@ target_unit(Query *query)
 	return NULL;
 }
 
-static bool
-is_distributed(Oid relid)
-{
-	const DistributedTable *table = dbscale_catalog_table(relid);
-
-	return table != NULL && !table->is_reference;
-}
-
 Query *
 dbscale_fanout_narrow(Query *query, List **reasons)
 {
@@ -110,7 +102,7 @@ dbscale_fanout_narrow(Query *query, List **reasons)
 	ListCell   *lc;
 
 	if (query->hasRowSecurity || query->hasModifyingCTE || query->jointree->quals == NULL || target_unit(query) == NULL ||
-		!is_distributed(rt_fetch(query->resultRelation, query->rtable)->relid))
+		!dbscale_catalog_is_distributed(rt_fetch(query->resultRelation, query->rtable)->relid))
 		return query;
 	copy = copyObject(query);
 	conditions = make_ands_implicit((Expr *) copy->jointree->quals);

@@ -294,25 +294,6 @@ parts_make_one(Query *level, List *units, List *conditions)
 	return part;
 }
 
-static bool
-names_distributed(Node *node, void *context)
-{
-	const DistributedTable *table;
-
-	if (node == NULL)
-		return false;
-	if (IsA(node, RangeTblEntry))
-	{
-		RangeTblEntry *rte = (RangeTblEntry *) node;
-
-		table = rte->rtekind == RTE_RELATION ? dbscale_catalog_table(rte->relid) : NULL;
-		return table != NULL && !table->is_reference;
-	}
-	if (IsA(node, Query))
-		return query_tree_walker((Query *) node, names_distributed, context, QTW_EXAMINE_RTES_BEFORE);
-	return expression_tree_walker(node, names_distributed, context);
-}
-
 /* It may be read twice, so what is volatile stays where it is. */
 Part *
 parts_make_local(Query *level, List *units, List *conditions)
@@ -321,7 +302,7 @@ parts_make_local(Query *level, List *units, List *conditions)
 
 	part->local = true;
 	parts_fill(part, level, conditions);
-	if (parts_look_aside(part->query) || dbscale_fanout_needs_outside((Node *) part->query) || names_distributed((Node *) part->query, NULL) ||
+	if (parts_look_aside(part->query) || dbscale_fanout_needs_outside((Node *) part->query) || dbscale_ship_names_distributed((Node *) part->query, NULL) ||
 		contain_volatile_functions((Node *) part->query))
 		return NULL;
 	return part;

@@ -21,7 +21,7 @@
  * Results are PostgreSQL's own to the last digit, but for the order in which floating
  * point numbers are added.
  */
-#include "planner/fanout.h"
+#include "planner/fanout_parts.h"
 
 #include "access/transam.h"
 #include "catalog/pg_aggregate.h"
@@ -37,25 +37,10 @@
 
 /* ---- columns ---- */
 
-static Node *
-strip_nullingrels(Node *node, void *context)
-{
-	if (node == NULL)
-		return NULL;
-	if (IsA(node, Var))
-	{
-		Var		   *var = copyObject((Var *) node);
-
-		dbscale_var_clear_nullingrels(var);
-		return (Node *) var;
-	}
-	return expression_tree_mutator(node, strip_nullingrels, context);
-}
-
 Var *
 dbscale_fanout_column(FanoutLevel *level, Expr *expr, const char *combine)
 {
-	Expr	   *plain = (Expr *) strip_nullingrels((Node *) expr, NULL);
+	Expr	   *plain = (Expr *) parts_keep_joins((Node *) expr, NULL);
 	TargetEntry *found = NULL;
 	ListCell   *lc;
 

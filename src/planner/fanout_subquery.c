@@ -27,8 +27,6 @@
 #include "rewrite/rewriteManip.h"
 #include "utils/lsyscache.h"
 
-#define FIRST_MARK DBSCALE_FIRST_MARK
-
 /* Tables of more rows than this are not made an array of, unless a condition is on them. */
 #define MAX_ARRAY_ROWS 1000000
 
@@ -45,7 +43,7 @@ dbscale_fanout_mark(int number, Oid type, Oid collation)
 	Param	   *mark = makeNode(Param);
 
 	mark->paramkind = PARAM_SUBLINK;
-	mark->paramid = FIRST_MARK + number;
+	mark->paramid = DBSCALE_FIRST_MARK + number;
 	mark->paramtype = type;
 	mark->paramtypmod = -1;
 	mark->paramcollid = collation;
@@ -286,7 +284,7 @@ unmark(Node *node, Replacements *context)
 		return NULL;
 	if (dbscale_is_mark(node))
 	{
-		Node	   *expr = copyObject(list_nth(context->exprs, ((Param *) node)->paramid - FIRST_MARK));
+		Node	   *expr = copyObject(list_nth(context->exprs, ((Param *) node)->paramid - DBSCALE_FIRST_MARK));
 
 		IncrementVarSublevelsUp(expr, context->depth, 1);
 		return expr;

@@ -82,7 +82,6 @@ dbscale_plan_cache_takes(Query *query, int cursor_options)
 	foreach(lc, query->rtable)
 	{
 		RangeTblEntry *rte = lfirst(lc);
-		const DistributedTable *table;
 
 		if (rte->rtekind == RTE_JOIN)
 			continue;
@@ -90,8 +89,7 @@ dbscale_plan_cache_takes(Query *query, int cursor_options)
 			return false;
 		if (distributed || rte->relkind != RELKIND_PARTITIONED_TABLE)
 			continue;
-		table = dbscale_catalog_table(rte->relid);
-		distributed = table != NULL && !table->is_reference;
+		distributed = dbscale_catalog_is_distributed(rte->relid);
 	}
 	return distributed;
 }

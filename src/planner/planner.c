@@ -43,30 +43,6 @@
 
 static planner_hook_type previous_planner_hook = NULL;
 
-/* True when the query, at any level, names a distributed table. */
-static bool
-names_distributed_table(Node *node, void *context)
-{
-	if (node == NULL)
-		return false;
-	if (IsA(node, RangeTblEntry))
-	{
-		RangeTblEntry *rte = (RangeTblEntry *) node;
-
-		if (rte->rtekind == RTE_RELATION && rte->relkind == RELKIND_PARTITIONED_TABLE)
-		{
-			const DistributedTable *table = dbscale_catalog_table(rte->relid);
-
-			return table != NULL && !table->is_reference;
-		}
-		return false;
-	}
-	if (IsA(node, Query))
-		return query_tree_walker((Query *) node, names_distributed_table,
-								 context, QTW_EXAMINE_RTES_BEFORE);
-	return expression_tree_walker(node, names_distributed_table, context);
-}
-
 /* The columns of an arbiter written as plain column names, or NULL if it is not. */
 static Bitmapset *
 arbiter_columns(OnConflictExpr *conflict)
@@ -258,7 +234,7 @@ plan_over_shards(Query *parse, const char *query_string, int cursor_options, Par
 static PlannedStmt *
 plan_source(Query *query, ParamListInfo params)
 {
-	if (!names_distributed_table((Node *) query, NULL))
+	if (!dbscale_ship_names_distributed((Node *) query, NULL))
 		return plan_next(query, "", 0, params);
 	return plan_over_shards(query, "", 0, params, NULL);
 }
@@ -272,7 +248,7 @@ plan_routed(Query *parse, int cursor_options, PlannedStmt **plan, const char **r
 		*plan = dbscale_plan_cache_route(parse, reason);
 		return true;
 	}
-	if (!names_distributed_table((Node *) parse, NULL))
+	if (!dbscale_ship_names_distributed((Node *) parse, NULL))
 		return false;
 	dbscale_system_columns_check(parse);
 	*plan = dbscale_router_plan(parse, cursor_options, reason);

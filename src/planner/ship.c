@@ -29,6 +29,20 @@
 
 /* ---- Which statements, and which range table entries ---- */
 
+bool
+dbscale_ship_names_distributed(Node *node, void *context)
+{
+	RangeTblEntry *rte = (RangeTblEntry *) node;
+
+	if (node == NULL)
+		return false;
+	if (IsA(node, RangeTblEntry))
+		return rte->rtekind == RTE_RELATION && rte->relkind == RELKIND_PARTITIONED_TABLE && dbscale_catalog_is_distributed(rte->relid);
+	if (IsA(node, Query))
+		return query_tree_walker((Query *) node, dbscale_ship_names_distributed, context, QTW_EXAMINE_RTES_BEFORE);
+	return expression_tree_walker(node, dbscale_ship_names_distributed, context);
+}
+
 /* Of functions in FROM, those that return sets are left to the node. */
 static const char *
 check_functions(RangeTblEntry *rte)

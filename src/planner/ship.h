@@ -39,6 +39,8 @@ typedef struct Shipment
 extern Query *dbscale_ship_normalize(Query *query);
 /* True, with the reason, when a query's or a subquery's kind or FROM is not for nodes. */
 extern bool dbscale_ship_check(Node *node, Shipment *shipment);
+/* True when the query, at any level, names a distributed table; a walker. */
+extern bool dbscale_ship_names_distributed(Node *node, void *context);
 /* A copy with what mentions no row taken out into `params`. */
 extern Node *dbscale_ship_extract(Node *node, Shipment *shipment);
 /* The same of a condition as in WHERE. */

@@ -34,15 +34,13 @@ static bool
 is_distributed(const Level *level, int varno)
 {
 	RangeTblEntry *rte;
-	const DistributedTable *table;
 
 	if (IS_SPECIAL_VARNO(varno))
 		return false;
 	rte = rt_fetch(varno, level->query->rtable);
 	if (rte->rtekind != RTE_RELATION)
 		return false;
-	table = dbscale_catalog_table(rte->relid);
-	return table != NULL && !table->is_reference;
+	return dbscale_catalog_is_distributed(rte->relid);
 }
 
 static const char *
